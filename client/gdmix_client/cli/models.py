@@ -1,0 +1,301 @@
+"""`gdmix-cli models`: versions in a coefficient store, seen, switched, refilled and removed."""
+
+from __future__ import annotations
+
+import json as json_format
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gdmix_client.cli.options import (
+    CoordinatorOption,
+    JsonOption,
+    OutputOption,
+    StoreOption,
+    TlsCaOption,
+    TokenFileOption,
+)
+from gdmix_client.cli.printing import note, result, result_document, table
+from gdmix_client.cli.target import Target
+from gdmix_core.errors import ActivationConflict, NotFound, UsageError
+
+if TYPE_CHECKING:
+    from gdmix_client.types import ModelVersion
+    from gdmix_core.model import ModelDirectory
+
+commands = typer.Typer(
+    help="Versions in a coefficient store: through the coordinator, or directly with --store or --output.",
+    no_args_is_help=True,
+)
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.")]
+VersionArgument = Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Number of the version.")]
+VersionOption = Annotated[
+    int | None, typer.Option("--version", min=1, metavar="N", help="Instead of the active one.")
+]
+
+
+@commands.command("list")
+def list_models(
+    model: Annotated[str, typer.Argument(metavar="[MODEL]", help="One model only.", show_default=False)] = "",
+    coordinator: CoordinatorOption = None,
+    token_file: TokenFileOption = None,
+    tls_ca: TlsCaOption = None,
+    store: StoreOption = None,
+    output: OutputOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List versions, newest first."""
+    from gdmix_client.cli.model_source import open_models
+
+    with open_models(Target(coordinator, token_file, tls_ca, output), store) as models:
+        versions = models.versions(model)
+    if json:
+        result_document({"versions": [version_document(version) for version in versions]})
+        return
+    headers = ["model", "version", "state", "entities", "aliases", "store"]
+    rows = [
+        [v.model, str(v.version), v.state, f"{v.entities:,}", ", ".join(v.aliases), v.store] for v in versions
+    ]
+    result(table(headers, rows, numbers=(1, 3)) if rows else "no versions")
+
+
+@commands.command()
+def show(
+    model: ModelArgument,
+    version: VersionOption = None,
+    coordinator: CoordinatorOption = None,
+    token_file: TokenFileOption = None,
+    tls_ca: TlsCaOption = None,
+    store: StoreOption = None,
+    output: OutputOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show one version: its coordinates and how well it did."""
+    from gdmix_client.cli.model_source import open_models
+
+    with open_models(Target(coordinator, token_file, tls_ca, output), store) as models:
+        found = models.version(model, version or 0)
+    manifest = json_format.loads(found.manifest_json) if found.manifest_json else None
+    if json:
+        result_document({**version_document(found), "manifest": manifest})
+        return
+    result(f"model    {found.model}\nversion  {found.version} ({found.state})\nstore    {found.store}")
+    if found.aliases:
+        result(f"aliases  {', '.join(found.aliases)}")
+    if found.manifest_json:
+        result("\n" + _manifest_table(found))
+
+
+@commands.command()
+def activate(
+    model: ModelArgument,
+    version: VersionArgument,
+    coordinator: CoordinatorOption = None,
+    token_file: TokenFileOption = None,
+    tls_ca: TlsCaOption = None,
+    store: StoreOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Make a version the active one, newer or older than the one that is."""
+    from gdmix_client.cli.model_source import open_models
+
+    with open_models(Target(coordinator, token_file, tls_ca, output), store) as models:
+        now = models.activate(model, version)
+    result(f"version {now.version} of {now.model} is {now.state} in {now.store}")
+
+
+@commands.command()
+def rollback(
+    model: ModelArgument,
+    coordinator: CoordinatorOption = None,
+    token_file: TokenFileOption = None,
+    tls_ca: TlsCaOption = None,
+    store: StoreOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Go back to the newest complete version older than the active one."""
+    from gdmix_client.cli.model_source import open_models
+
+    with open_models(Target(coordinator, token_file, tls_ca, output), store) as models:
+        now = models.rollback(model)
+    result(f"version {now.version} of {now.model} is {now.state} in {now.store}")
+
+
+@commands.command()
+def delete(
+    model: ModelArgument,
+    version: VersionArgument,
+    coordinator: CoordinatorOption = None,
+    token_file: TokenFileOption = None,
+    tls_ca: TlsCaOption = None,
+    store: StoreOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Delete an inactive version from the store; its model directory stays."""
+    from gdmix_client.cli.model_source import open_models
+
+    with open_models(Target(coordinator, token_file, tls_ca, output), store) as models:
+        models.delete(model, version)
+    result(f"version {version} of {model} is deleted")
+
+
+@commands.command()
+def publish(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="DIRECTORY|VERSION", help="A model directory, or a version below --output."),
+    ],
+    store: StoreOption = None,
+    output: OutputOption = None,
+    activate_it: Annotated[
+        bool, typer.Option("--activate/--no-activate", help="Whether it becomes the active version.")
+    ] = True,
+    json: JsonOption = False,
+) -> None:
+    """Publish a model directory as a new version; this is how an emptied store is refilled."""
+    from gdmix_client.cli.model_source import open_directly
+    from gdmix_core.model import publish_model
+
+    directory = _model_directory(source, output)
+    if store is None and output is None:
+        raise UsageError("no store: give --store URL, or --output DIRECTORY for that of a job")
+    with open_directly(Target(output=output), store, create=True) as opened:
+        done = publish_model(directory, opened, activate=activate_it)
+        url = opened.url
+    if json:
+        result_document(
+            {
+                "model": directory.manifest.model,
+                "version": done.version,
+                "activated": done.activated,
+                "winner": done.winner,
+                "entities": done.entities,
+                "store": url,
+            }
+        )
+    else:
+        state = "active" if done.activated else "sealed, not active"
+        result(
+            f"published {directory.path} as version {done.version} of {directory.manifest.model} ({state}): "
+            f"{sum(done.entities.values()):,} entities in {url}"
+        )
+    if activate_it and not done.activated:
+        raise ActivationConflict(
+            f"version {done.version} is complete but not active: version {done.winner} was activated meanwhile",
+            done.winner,
+        )
+
+
+@commands.command()
+def verify(
+    model: ModelArgument,
+    version: VersionOption = None,
+    coordinator: CoordinatorOption = None,
+    token_file: TokenFileOption = None,
+    tls_ca: TlsCaOption = None,
+    store: StoreOption = None,
+    output: OutputOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Read a version back from its store and compare every record with its seal."""
+    from gdmix_client.cli.model_source import StoreModels, open_directly
+
+    with open_directly(Target(coordinator, token_file, tls_ca, output), store) as opened:
+        number = version or StoreModels(opened).version(model, 0).version
+        seal = opened.verify(model, number)
+        url = opened.url
+    entities = {name: coordinate.entities for name, coordinate in seal.coordinates.items()}
+    if json:
+        result_document(
+            {"model": model, "version": number, "store": url, "entities": entities, "intact": True}
+        )
+    else:
+        result(f"version {number} of {model} is intact: {sum(entities.values()):,} entities in {url}")
+
+
+@commands.command()
+def alias(
+    model: ModelArgument,
+    name: Annotated[str | None, typer.Argument(metavar="[ALIAS]", help="The alias; all without one.")] = None,
+    version: Annotated[
+        int | None, typer.Argument(metavar="[VERSION]", min=1, help="Version to point it to.")
+    ] = None,
+    remove: Annotated[bool, typer.Option("--delete", help="Remove the alias.")] = False,
+    coordinator: CoordinatorOption = None,
+    token_file: TokenFileOption = None,
+    tls_ca: TlsCaOption = None,
+    store: StoreOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Name versions: show aliases, point one to a version, or delete it. Clean-up keeps versions with one."""
+    from gdmix_client.cli.model_source import open_directly
+
+    if remove and (name is None or version is not None):
+        raise UsageError("--delete takes the name of an alias and no version")
+    with open_directly(Target(coordinator, token_file, tls_ca, output), store) as opened:
+        if name is None:
+            aliases = opened.get_aliases(model)
+            rows = [[alias_name, str(number)] for alias_name, number in aliases.items()]
+            result(table(["alias", "version"], rows, numbers=(1,)) if rows else "no aliases")
+        elif remove:
+            opened.delete_alias(model, name)
+            result(f"alias {name} of {model} is deleted")
+        elif version is None:
+            result(str(opened.get_alias(model, name)))
+        else:
+            opened.set_alias(model, name, version)
+            result(f"alias {name} of {model} points to version {version}")
+
+
+def version_document(version: ModelVersion) -> dict[str, object]:
+    """Return a version as `list --json` and `show --json` print it."""
+    return {
+        "model": version.model,
+        "version": version.version,
+        "state": version.state,
+        "entities": version.entities,
+        "aliases": list(version.aliases),
+        "store": version.store,
+    }
+
+
+def _model_directory(source: str, output: str | None) -> ModelDirectory:
+    from gdmix_core.model import open_model
+
+    path = Path(source)
+    if source.isascii() and source.isdigit() and not path.is_dir():
+        if output is None:
+            raise UsageError(f"version {source}: give the --output below which its model directory is")
+        path = Path(output) / "models" / source
+        if not path.is_dir():
+            raise NotFound(f"{path}: there is no such model version")
+    return open_model(path)
+
+
+def _manifest_table(version: ModelVersion) -> str:
+    from gdmix_core.model import manifest_from_json
+
+    manifest = manifest_from_json(version.manifest_json.encode(), f"manifest of version {version.version}")
+    names = list(dict.fromkeys(name for c in manifest.coordinates for name in c.validation))
+    rows = [
+        [
+            c.name,
+            c.model or f"a model per {c.entity_column}",
+            f"{c.entities:,}",
+            f"{c.rows:,}",
+            f"{c.dimension:,}",
+            *(_value(c.validation.get(name)) for name in names),
+            f"{c.unconverged:,}",
+        ]
+        for c in manifest.coordinates
+    ]
+    if not manifest.reproducible:
+        note("the workers' numerics differed: another run may differ in the last bits")
+    headers = ["coordinate", "what it is", "entities", "rows", "dimension", *names, "unconverged"]
+    return table(headers, rows, numbers=range(2, len(headers)))
+
+
+def _value(metric: object) -> str:
+    number = metric.get("value") if isinstance(metric, dict) else metric
+    return f"{number:.4f}" if isinstance(number, float | int) else ""

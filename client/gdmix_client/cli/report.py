@@ -1,0 +1,168 @@
+"""What a finished job amounts to: the JSON document of `train --json`, and the table a person reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gdmix_client.cli.printing import duration, table
+from gdmix_client.types import CoordinateReport, Job, Metric
+
+
+class ModelDocument(BaseModel):
+    """Name and version of the model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    version: int | None = Field(description="Number in the store; null when nothing was published.")
+
+
+class CoordinateDocument(BaseModel):
+    """One coordinate, as trained in the pass that was kept."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    kind: Literal["fixed_effect", "random_effect"]
+    entities: int = Field(ge=0)
+    rows: int = Field(ge=0)
+    unconverged: int = Field(ge=0)
+    seconds: float = Field(ge=0)
+    validation: dict[str, float | None] = Field(
+        description="Metrics of the model as it stood after this coordinate; null where undefined."
+    )
+
+
+class TrainDocument(BaseModel):
+    """A training job that has come to an end; `validation` of the last coordinate is the whole model's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    job_id: str
+    state: Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]
+    model: ModelDocument
+    coordinates: list[CoordinateDocument]
+    output: str | None = Field(description="Directory of the model version; null when there is none.")
+    seconds: float | None = Field(description="From start to end; null while the job has not ended.")
+
+
+def train_document(job: Job) -> TrainDocument:
+    """Return the document of a job."""
+    published = job.published
+    return TrainDocument(
+        job_id=job.job_id,
+        state=job.state.value,
+        model=ModelDocument(name=job.model, version=published.version if published else None),
+        coordinates=[_coordinate_document(report) for report in job.kept_coordinates],
+        output=published.directory if published else None,
+        seconds=job.seconds,
+    )
+
+
+def _coordinate_document(report: CoordinateReport) -> CoordinateDocument:
+    return CoordinateDocument(
+        name=report.name,
+        kind="fixed_effect" if report.kind == "fixed_effect" else "random_effect",
+        entities=report.entities,
+        rows=report.rows,
+        unconverged=report.unconverged,
+        seconds=report.seconds,
+        validation={metric.name: metric.value for metric in report.validation},
+    )
+
+
+def coordinates_table(job: Job) -> str:
+    """Return the table of a job's coordinates."""
+    reports = job.kept_coordinates
+    metrics = list(dict.fromkeys(metric.name for report in reports for metric in report.validation))
+    headers = ["coordinate", "what it is", "entities", "rows", *metrics, "time", "unconverged"]
+    seconds = _seconds_over_all_passes(job)
+    rows = []
+    for report in reports:
+        values = {metric.name: _metric(metric) for metric in report.validation}
+        rows.append(
+            [
+                report.name,
+                _what(report),
+                f"{report.entities:,}",
+                f"{report.rows:,}",
+                *(values.get(name, "") for name in metrics),
+                duration(seconds[report.name]),
+                f"{report.unconverged:,}",
+            ]
+        )
+    return table(headers, rows, numbers=range(2, len(headers)))
+
+
+def summary(job: Job) -> str:
+    """Return everything that a person wants to see of a job that succeeded."""
+    passes = max((report.pass_number for report in job.coordinates), default=0)
+    kept = max((report.pass_number for report in job.kept_coordinates), default=0)
+    lines = [coordinates_table(job), ""]
+    if any(report.validation for report in job.coordinates):
+        lines.append(
+            f"Metrics are of the model so far, on {job.validation_rows:,} validation rows; "
+            "the last line is the whole model's."
+        )
+    if passes > 1:
+        lines.append(f"Pass {kept} of {passes} measured best and is the one published.")
+    published = job.published
+    if published is not None:
+        active = "active" if published.activated else "sealed, not active"
+        lines += [
+            f"model      {job.model}, version {published.version} ({active})",
+            f"directory  {shortened(published.directory)}",
+            f"store      {shortened(published.store)}",
+        ]
+    if not job.reproducible:
+        lines.append("The workers' numerics differed: another run may differ in the last bits.")
+    if job.seconds is not None:
+        lines.append(f"time       {duration(job.seconds)}")
+    return "\n".join(lines)
+
+
+def next_steps(job: Job) -> str:
+    """Return commands worth trying now."""
+    published = job.published
+    if published is None:
+        return ""
+    where = f"--store {shortened(published.store)}"
+    return "\n".join(
+        [
+            "Try next:",
+            f"  gdmix-cli models list {where}",
+            f"  gdmix-cli models show {job.model} {where}",
+            f"  gdmix-cli models verify {job.model} {where}",
+        ]
+    )
+
+
+def shortened(path: str) -> str:
+    """Return a path, or the path in a store's URL, relative to the current directory where it lies below."""
+    prefix = "lmdb:" if path.startswith("lmdb:") else ""
+    try:
+        return prefix + str(Path(path.removeprefix(prefix)).relative_to(Path.cwd()))
+    except ValueError:
+        return path
+
+
+def _seconds_over_all_passes(job: Job) -> dict[str, float]:
+    seconds: dict[str, float] = {}
+    for report in job.coordinates:
+        seconds[report.name] = seconds.get(report.name, 0.0) + report.seconds
+    return seconds
+
+
+def _what(report: CoordinateReport) -> str:
+    return (
+        f"one model for all ({report.what})"
+        if report.kind == "fixed_effect"
+        else f"a model per {report.what}"
+    )
+
+
+def _metric(metric: Metric) -> str:
+    return "undefined" if metric.value is None else f"{metric.value:.4f}"

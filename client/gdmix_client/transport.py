@@ -1,0 +1,208 @@
+"""Performing calls over gRPC: channels, deadlines, retries, and errors back from statuses.
+
+An error that GDMix raised on the other side comes back as the same class with the same message, by the code
+in the trailing metadata. What gRPC itself reports (nobody there, no answer in time) becomes `Unavailable`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from typing import Any, Final, TypeVar
+
+import grpc
+import grpc.aio
+
+from gdmix_client.connection import Connection
+from gdmix_client.rpc import Call
+from gdmix_core.errors import (
+    GdmixError,
+    InternalError,
+    NotPermitted,
+    Unavailable,
+    UsageError,
+    catalog,
+)
+from gdmix_core.security import bearer_metadata
+
+Result = TypeVar("Result")
+
+ERROR_CODE_KEY: Final = "gdmix-error-code"
+_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
+    # A channel of its own: a shared subchannel would carry one client's back-off into another's first try.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_receive_message_length", 16 << 20),
+    ("grpc.max_send_message_length", 16 << 20),
+    ("grpc.enable_retries", 0),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+RETRY_DELAYS_SECONDS: Final = (0.1, 0.2, 0.4, 0.8, 1.6)
+
+
+class Transport:
+    """Performs calls and waits for them; safe to share between threads."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._address = connection.address
+        self._metadata = bearer_metadata(connection.token)
+        if connection.tls_ca is None:
+            self._channel = grpc.insecure_channel(connection.address, options=_OPTIONS)
+        else:
+            credentials = grpc.ssl_channel_credentials(connection.tls_ca)
+            self._channel = grpc.secure_channel(connection.address, credentials, options=_OPTIONS)
+
+    def call(self, call: Call[Result]) -> Result:
+        """Return what a call answers.
+
+        Raises:
+            GdmixError: the coordinator refused, or cannot be reached.
+        """
+        method = self._channel.unary_unary(call.path, _serialize, call.response.FromString)
+        delays = iter(RETRY_DELAYS_SECONDS if call.repeatable else ())
+        while True:
+            try:
+                return call.read(method(call.request, timeout=call.timeout_seconds, metadata=self._metadata))
+            except grpc.RpcError as error:
+                delay = next(delays, None) if _broken(error) else None
+                if delay is None:
+                    raise error_from_rpc(error, self._address, call.timeout_seconds) from error
+            time.sleep(_jittered(delay))
+
+    def stream(self, call: Call[Result]) -> Iterator[Result]:
+        """Yield what a streaming call sends; leaving the loop early ends the call.
+
+        Raises:
+            GdmixError: as `call`.
+        """
+        method = self._channel.unary_stream(call.path, _serialize, call.response.FromString)
+        messages = method(call.request, timeout=call.timeout_seconds, metadata=self._metadata)
+        try:
+            for message in messages:
+                yield call.read(message)
+        except grpc.RpcError as error:
+            raise error_from_rpc(error, self._address, call.timeout_seconds) from error
+        finally:
+            messages.cancel()
+
+    def close(self) -> None:
+        """Close the connection; calls under way fail with `Unavailable`."""
+        self._channel.close()
+
+
+class AsyncTransport:
+    """Performs calls on the running event loop."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._address = connection.address
+        self._metadata = grpc.aio.Metadata(*bearer_metadata(connection.token))
+        if connection.tls_ca is None:
+            self._channel = grpc.aio.insecure_channel(connection.address, options=_OPTIONS)
+        else:
+            credentials = grpc.ssl_channel_credentials(connection.tls_ca)
+            self._channel = grpc.aio.secure_channel(connection.address, credentials, options=_OPTIONS)
+
+    async def call(self, call: Call[Result]) -> Result:
+        """Return what a call answers; errors as `Transport.call`."""
+        method: Callable[..., Any] = self._channel.unary_unary(
+            call.path, _serialize, call.response.FromString
+        )
+        delays = iter(RETRY_DELAYS_SECONDS if call.repeatable else ())
+        while True:
+            try:
+                return call.read(
+                    await method(call.request, timeout=call.timeout_seconds, metadata=self._metadata)
+                )
+            except grpc.RpcError as error:
+                delay = next(delays, None) if _broken(error) else None
+                if delay is None:
+                    raise error_from_rpc(error, self._address, call.timeout_seconds) from error
+            await asyncio.sleep(_jittered(delay))
+
+    async def stream(self, call: Call[Result]) -> AsyncGenerator[Result, None]:
+        """Yield what a streaming call sends; errors as `Transport.call`."""
+        method: Callable[..., Any] = self._channel.unary_stream(
+            call.path, _serialize, call.response.FromString
+        )
+        messages = method(call.request, timeout=call.timeout_seconds, metadata=self._metadata)
+        try:
+            async for message in messages:
+                yield call.read(message)
+        except grpc.RpcError as error:
+            raise error_from_rpc(error, self._address, call.timeout_seconds) from error
+        finally:
+            messages.cancel()
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._channel.close()
+
+
+def error_from_rpc(error: grpc.RpcError, address: str, timeout_seconds: float | None = None) -> GdmixError:
+    """Return the error of ours that a failed call stands for."""
+    code: grpc.StatusCode = error.code()
+    details = error.details() or ""
+    ours = catalog().get(_error_code(error))
+    if ours is not None:
+        return ours(details)
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return Unavailable(f"cannot reach the coordinator at {address}: {_reason(details)}")
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        within = "in time" if timeout_seconds is None else f"within {timeout_seconds:.0f} s"
+        return Unavailable(f"the coordinator at {address} did not answer {within}")
+    if code is grpc.StatusCode.CANCELLED:
+        return Unavailable(f"the connection to the coordinator at {address} was closed")
+    if code in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}:
+        return NotPermitted(f"the coordinator at {address} refused: {details or 'no permission'}")
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return UsageError(f"what answers at {address} is no coordinator of this version of GDMix")
+    return InternalError(f"the coordinator at {address} failed: {details or code.name}")
+
+
+def _error_code(error: grpc.RpcError) -> str:
+    metadata: Iterable[tuple[str, str | bytes]] = error.trailing_metadata() or ()  # type: ignore[assignment]
+    for key, value in metadata:
+        if key == ERROR_CODE_KEY:
+            return value.decode("ascii", "replace") if isinstance(value, bytes) else value
+    return ""
+
+
+def _reason(details: str) -> str:
+    """Return the part of gRPC's text that tells a person something."""
+    lowered = details.lower()
+    known = {
+        "connection refused": "connection refused (nothing listens there; gdmix-cli up starts a cluster)",
+        "dns resolution failed": "there is no host of that name",
+        "name or service not known": "there is no host of that name",
+        "certificate": f"TLS: {details}",
+        "handshake": f"the TLS handshake failed ({details}); is --tls-ca missing, or one too many?",
+        "socket closed": "the connection broke",
+        "connection reset": "the connection broke",
+        "no route": "no route to the host",
+        "timeout": "no answer",
+    }
+    for mark, text in known.items():
+        if mark in lowered:
+            return text
+    return re.sub(r"\s+", " ", details) or "no answer"
+
+
+def _broken(error: grpc.RpcError) -> bool:
+    """Return whether the call failed for want of a coordinator, not by what one found."""
+    code = _error_code(error)
+    return error.code() is grpc.StatusCode.UNAVAILABLE and code in {"", Unavailable.code}
+
+
+def _jittered(delay: float) -> float:
+    return delay * (0.5 + random.random())  # noqa: S311 - spreads retries, guards nothing
+
+
+def _serialize(message: Any) -> bytes:
+    data: bytes = message.SerializeToString()
+    return data

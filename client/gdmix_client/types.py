@@ -1,0 +1,239 @@
+"""What the client hands out: jobs, their events, workers, model versions. Frozen values, no behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class JobState(StrEnum):
+    """Life of a job; a failed or cancelled one can be resumed."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing runs any more."""
+        return self in {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """A validation metric.
+
+    Attributes:
+        name: as in the config, say `auc` or `auc:user_id`.
+        value: None when it is undefined; `reason` says why.
+        reason: "" when there is a value.
+        entities: per-entity metrics: how many entities it is defined for.
+        entities_undefined: per-entity metrics: how many it is not defined for.
+    """
+
+    name: str
+    value: float | None
+    reason: str = ""
+    entities: int | None = None
+    entities_undefined: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoordinateReport:
+    """A trained and measured coordinate.
+
+    Attributes:
+        name: of the coordinate.
+        kind: `fixed_effect` or `random_effect`.
+        what: the fixed effect's model, or the column of the random effect's entity id.
+        pass_number: from 1.
+        entities: models fitted; 1 for a fixed effect.
+        rows: training rows that took part.
+        coefficients: stored coefficients.
+        unconverged: entities (or 1) that missed the certificate.
+        statuses: entities by solver status.
+        iterations: of the optimiser; 0 for a random effect.
+        seconds: wall time.
+        validation: metrics of the model as it stood after this coordinate, in the config's order.
+        kept: whether the published model was taken from this pass.
+    """
+
+    name: str
+    kind: str
+    what: str
+    pass_number: int
+    entities: int
+    rows: int
+    coefficients: int
+    unconverged: int
+    statuses: Mapping[str, int]
+    iterations: int
+    seconds: float
+    validation: tuple[Metric, ...]
+    kept: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """Where a job's model went.
+
+    Attributes:
+        store: URL of the coefficient store.
+        version: number of the version there.
+        activated: whether it became the active one.
+        winner: the version that another publisher activated instead, if that is why it did not.
+        directory: of the model version.
+        content_digest: equal digests, equal models.
+    """
+
+    store: str
+    version: int
+    activated: bool
+    winner: int | None
+    directory: str
+    content_digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where the running stage of a job stands.
+
+    Attributes:
+        stage: what it does, in words.
+        coordinate: "" outside a coordinate.
+        pass_number: from 1; 0 outside the passes.
+        units_done: pieces of work finished.
+        units_total: pieces of work of the stage.
+        rows_done: rows gone through.
+        entities_done: entities solved.
+        round_number: of a fixed effect's optimiser; 0 in other stages.
+        stage_seconds: since the stage began.
+        objective: after the latest round.
+        gradient_ratio: largest |gradient| over what the certificate allows; at most 1 once converged.
+    """
+
+    stage: str
+    coordinate: str = ""
+    pass_number: int = 0
+    units_done: int = 0
+    units_total: int = 0
+    rows_done: int = 0
+    entities_done: int = 0
+    round_number: int = 0
+    stage_seconds: float = 0.0
+    objective: float = 0.0
+    gradient_ratio: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A training job as its coordinator sees it; times are seconds since 1970, None until they come."""
+
+    job_id: str
+    model: str
+    state: JobState
+    output: str = ""
+    error: str = ""
+    error_code: str = ""
+    submitted: float = 0.0
+    started: float | None = None
+    ended: float | None = None
+    progress: Progress | None = None
+    coordinates: tuple[CoordinateReport, ...] = ()
+    published: Published | None = None
+    config_json: str = ""
+    last_sequence: int = 0
+    reproducible: bool = True
+    train_rows: int = 0
+    validation_rows: int = 0
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall time from start to end; None while the job has not ended."""
+        return None if self.started is None or self.ended is None else self.ended - self.started
+
+    @property
+    def kept_coordinates(self) -> tuple[CoordinateReport, ...]:
+        """The coordinates of the published pass; before there is one, each coordinate's latest report."""
+        kept = tuple(report for report in self.coordinates if report.kept)
+        return kept or tuple({report.name: report for report in self.coordinates}.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something a person should know: a lost worker, a retried unit, rows without an entity."""
+
+    text: str
+    warning: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateChanged:
+    """The job took on the state that its event carries."""
+
+    error: str = ""
+    error_code: str = ""
+
+
+EventDetail = StateChanged | Progress | CoordinateReport | Notice | Published
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobEvent:
+    """One line of a job's story; sequence numbers rise, progress that nobody saw may be missing."""
+
+    job_id: str
+    sequence: int
+    time: float
+    state: JobState
+    detail: EventDetail
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """A connected worker."""
+
+    worker_id: str
+    host: str
+    pid: int
+    threads: int
+    running_units: int
+    fingerprint: str
+    connected: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """A coordinator and its workers; `store` is its default store, "" when each job uses its own."""
+
+    version: str
+    epoch: int
+    workers: tuple[Worker, ...]
+    store: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelVersion:
+    """A version in a coefficient store.
+
+    Attributes:
+        store: URL of the store.
+        model: name of the model.
+        version: its number.
+        state: `writing`, `sealed`, `active`, `superseded` or `deleting`.
+        entities: entities in all its random effects.
+        aliases: names that point to it.
+        manifest_json: the manifest; "" in listings.
+    """
+
+    store: str
+    model: str
+    version: int
+    state: str
+    entities: int = 0
+    aliases: tuple[str, ...] = field(default=())
+    manifest_json: str = ""

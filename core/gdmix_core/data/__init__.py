@@ -1,0 +1,1 @@
+"""The data plane: readers, feature index, home shards, partitions, score blocks and their files."""

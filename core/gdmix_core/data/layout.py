@@ -1,0 +1,33 @@
+"""How a job's rows are laid out for its coordinates and metrics; plain facts, cheap to import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DesignSpec:
+    """A fixed-effect coordinate's view of a home shard: its bags side by side, with or without intercept."""
+
+    name: str
+    bags: tuple[str, ...]
+    intercept: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupingSpec:
+    """Rows grouped by an entity: for a random-effect coordinate, or for a per-entity metric.
+
+    Attributes:
+        name: The grouping's name.
+        entity_column: The column that holds the entity ids.
+        partitions: Into how many partitions the entities are hashed.
+        bags: The coordinate's feature bags; None for a per-entity metric, which needs no features.
+        intercept: Whether the coordinate has an intercept.
+    """
+
+    name: str
+    entity_column: str
+    partitions: int
+    bags: tuple[str, ...] | None
+    intercept: bool

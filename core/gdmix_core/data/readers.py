@@ -1,0 +1,198 @@
+"""Reading a piece of input as a stream of record batches: one entry for all formats, bounded memory.
+
+A reader gives the asked columns only, in the asked order, each batch with the row number of its first row.
+Text is checked to be UTF-8. Whatever a file's fault is, it comes out as one DataError that names the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+import pyarrow as pa
+
+from gdmix_core.data.arrow_strings import is_text
+from gdmix_core.errors import DataError
+from gdmix_core.tasks import EncodingSpec, Split
+
+BATCH_ROWS: Final = 65_536
+BLOCK_BYTES: Final = 4 << 20
+"""Text files are parsed in blocks of this size; a row must fit into one."""
+
+Use: TypeAlias = Literal["uid", "number", "entity", "categorical", "list", "text", "vector"]
+
+
+@dataclass(frozen=True, slots=True)
+class NeededColumn:
+    """A data column and everything that it is used for."""
+
+    name: str
+    uses: tuple[Use, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RowBatch:
+    """Some rows of a file.
+
+    Attributes:
+        first_row: Number in the file, from 0, of the first row; a CSV header and blank lines do not count.
+        batch: The rows.
+    """
+
+    first_row: int
+    batch: pa.RecordBatch
+
+
+def needed_columns(encoding: EncodingSpec, features_only: bool = False) -> tuple[NeededColumn, ...]:
+    """Return the data columns that encoding reads, sorted by name; with `features_only` uid and features."""
+    uses: dict[str, list[Use]] = {encoding.data.columns.uid: ["uid"]}
+    if not features_only:
+        roles = encoding.data.columns
+        for name in (roles.label, roles.weight, roles.offset):
+            if name is not None:
+                uses.setdefault(name, []).append("number")
+        for name in encoding.entity_columns:
+            uses.setdefault(name, []).append("entity")
+    for resolved in encoding.columns:
+        kind = resolved.column.kind
+        use: Use = "number" if kind in {"numeric", "auto"} else kind  # type: ignore[assignment]
+        uses.setdefault(resolved.column.column, []).append(use)
+    return tuple(NeededColumn(name, tuple(sorted(set(uses[name])))) for name in sorted(uses))
+
+
+def read_split(split: Split, columns: Sequence[NeededColumn]) -> Iterator[RowBatch]:
+    """Stream the rows of a split.
+
+    Raises:
+        DataError: The file is absent, damaged, lacks a column, or holds text that is not UTF-8.
+    """
+    if split.format == "parquet":
+        batches = _read_parquet(split, columns)
+    elif split.format == "csv":
+        from gdmix_core.data.readers_csv import read_csv
+
+        batches = read_csv(split.path, [column.name for column in columns])
+    else:
+        from gdmix_core.data.readers_jsonl import read_jsonl
+
+        batches = read_jsonl(split.path, columns)
+    row = split.first_row
+    for batch in batches:
+        _check_text(split.path, row, batch)
+        yield RowBatch(row, batch)
+        row += batch.num_rows
+
+
+def count_rows(split: Split, column: str) -> int:
+    """Return the number of rows of a split; `column` is one that exists, read where it takes reading."""
+    if split.format == "parquet":
+        with opened_parquet(split.path) as file:
+            return sum(file.metadata.row_group(group).num_rows for group in _row_groups(split, file))
+    return sum(rows.batch.num_rows for rows in read_split(split, [NeededColumn(column, ("uid",))]))
+
+
+@contextlib.contextmanager
+def file_faults(path: str, form: str) -> Iterator[None]:
+    """Turn whatever Arrow raises about a file into one DataError naming it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read as {form}: {_first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def opened_parquet(path: str, dictionaries: Sequence[str] = ()) -> Iterator[Any]:
+    """Open a Parquet file; leaf columns named in `dictionaries` are read dictionary-encoded.
+
+    Raises:
+        DataError: It cannot be read as Parquet.
+    """
+    import pyarrow.parquet as pq
+
+    with file_faults(path, "Parquet"):
+        # Not mapped: a file that is cut short while it is read must not kill the process.
+        file = pq.ParquetFile(path, read_dictionary=list(dictionaries), pre_buffer=True)
+    with file:
+        yield file
+
+
+@contextlib.contextmanager
+def opened_text(path: str, form: str) -> Iterator[pa.NativeFile]:
+    """Open a text file, uncompressed or (by its ending) gzip.
+
+    Raises:
+        DataError: It cannot be opened.
+    """
+    with file_faults(path, form):
+        stream = pa.input_stream(path, compression="gzip" if path.endswith(".gz") else None)
+    with stream:
+        yield stream
+
+
+def _read_parquet(split: Split, columns: Sequence[NeededColumn]) -> Iterator[pa.RecordBatch]:
+    names = [column.name for column in columns]
+    terms = {column.name for column in columns if "categorical" in column.uses}
+    with opened_parquet(split.path) as file:
+        # Flat columns only: Arrow cannot read nested ones whose dictionary changes on the way.
+        leaves = [file.schema.column(i) for i in range(len(file.schema))]
+        text = [leaf.path for leaf in leaves if leaf.path in terms and leaf.physical_type == "BYTE_ARRAY"]
+        absent = sorted(set(names) - set(file.schema_arrow.names))
+    if absent:
+        raise DataError(f"{split.path}: column {absent[0]!r} is missing")
+    with opened_parquet(split.path, text) as file, file_faults(split.path, "Parquet"):
+        for batch in file.iter_batches(
+            BATCH_ROWS, row_groups=_row_groups(split, file), columns=names, use_threads=False
+        ):
+            yield batch.select(names)
+
+
+def _row_groups(split: Split, file: Any) -> list[int]:
+    count = file.metadata.num_row_groups
+    stop = count if split.row_groups is None else split.first_row_group + split.row_groups
+    if stop > count:
+        raise DataError(
+            f"{split.path}: has {count} row groups where {stop} were found before: it was changed"
+        )
+    return list(range(split.first_row_group, stop))
+
+
+def _check_text(path: str, first_row: int, batch: pa.RecordBatch) -> None:
+    for name, array in zip(batch.schema.names, batch.columns, strict=True):
+        if not _holds_text(array.type):
+            continue
+        try:
+            array.validate(full=True)
+        except pa.ArrowInvalid as error:
+            row = first_row + _first_bad_text(array) + 1
+            raise DataError(f"{path}: column {name!r}: row {row} is not valid UTF-8 text") from error
+
+
+def _holds_text(kind: pa.DataType) -> bool:
+    if is_text(kind):
+        return True
+    return any(_holds_text(kind.field(i).type) for i in range(kind.num_fields))
+
+
+def _first_bad_text(array: pa.Array) -> int:
+    low, high = 0, len(array)
+    while high - low > 1:
+        middle = (low + high) // 2
+        part = pa.concat_arrays([array.slice(low, middle - low)])
+        try:
+            part.validate(full=True)
+        except pa.ArrowInvalid:
+            high = middle
+        else:
+            low = middle
+    return low
+
+
+def _first_line(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return re.sub(r"\s*\n.*", "", str(text), flags=re.DOTALL)

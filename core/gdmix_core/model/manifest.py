@@ -1,0 +1,193 @@
+"""The manifest of a model version: everything but its numbers (`docs/specs/model-directory.md`).
+
+A manifest says nothing of times, hosts and jobs (those are in `run.json`): equal trainings, equal manifests.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from gdmix_core.data.array_file import atomic_path
+from gdmix_core.errors import DataError, NotFound
+
+FORMAT: Final = 1
+MANIFEST_FILE: Final = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinateManifest:
+    """One coordinate of a model.
+
+    Attributes:
+        name: as in the job config.
+        kind: what sort of effect it is.
+        features: feature bags, concatenated in this order.
+        intercept: whether coefficient 0 is an intercept; every later index is then one higher.
+        dimension: number of coefficients, intercept included.
+        l2: ridge strength, or strengths by feature group.
+        model: fixed effect: which one, say `logistic_regression`.
+        entity_column: random effect: column that holds the entity id.
+        variances: whether posterior variances are stored.
+        parts: random effect: number of coefficient files.
+        entities: random effect: number of entities.
+        rows: training rows that took part.
+        unconverged: entities (or 1 for a fixed effect) that missed the certificate.
+        statuses: random effect: entities by status.
+        validation: metrics of the model up to this coordinate, by name.
+    """
+
+    name: str
+    kind: Literal["fixed_effect", "random_effect"]
+    features: tuple[str, ...]
+    intercept: bool
+    dimension: int
+    l2: float | dict[str, float] = 1.0
+    model: str | None = None
+    entity_column: str | None = None
+    variances: bool = False
+    parts: int = 0
+    entities: int = 0
+    rows: int = 0
+    unconverged: int = 0
+    statuses: dict[str, int] = field(default_factory=dict)
+    validation: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelManifest:
+    """A model version.
+
+    Attributes:
+        model: name of the model.
+        version: number that the store gave it.
+        task: `logistic_regression`, `linear_regression` or `poisson_regression`.
+        coordinates: in training order.
+        bag_sizes: number of features of each bag.
+        schema_fingerprint: 16 hex digits that every coefficient record carries.
+        features: the config's feature bags, as the job gave them.
+        metrics: validation metrics of the whole model, by name.
+        config_digest: digest of the job config.
+        content_digest: digest of feature index and coefficient files; "" before they are put together.
+        element_type: of the coefficients in the store.
+        reproducible: whether all workers had one numerics fingerprint.
+        numerics: that fingerprint: versions and processor class.
+        format: of the manifest.
+    """
+
+    model: str
+    version: int
+    task: str
+    coordinates: tuple[CoordinateManifest, ...]
+    bag_sizes: dict[str, int]
+    schema_fingerprint: str
+    features: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    config_digest: str = ""
+    content_digest: str = ""
+    element_type: Literal["float64", "float32"] = "float64"
+    reproducible: bool = True
+    numerics: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def schema(self) -> int:
+        """The schema fingerprint as a number."""
+        return int(self.schema_fingerprint, 16)
+
+    def coordinate(self, name: str) -> CoordinateManifest:
+        """Return one coordinate.
+
+        Raises:
+            NotFound: the model has no such coordinate.
+        """
+        for coordinate in self.coordinates:
+            if coordinate.name == name:
+                return coordinate
+        names = ", ".join(coordinate.name for coordinate in self.coordinates)
+        raise NotFound(f"model {self.model!r} has no coordinate {name!r}; it has {names}")
+
+    def random_effects(self) -> tuple[CoordinateManifest, ...]:
+        """Return the random-effect coordinates, in training order."""
+        return tuple(c for c in self.coordinates if c.kind == "random_effect")
+
+    def fixed_effects(self) -> tuple[CoordinateManifest, ...]:
+        """Return the fixed-effect coordinates, in training order."""
+        return tuple(c for c in self.coordinates if c.kind == "fixed_effect")
+
+    def to_json(self) -> bytes:
+        """Return the manifest as a file; equal manifests give equal bytes."""
+        text = json.dumps(asdict(self), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        return text.encode() + b"\n"
+
+
+def manifest_from_dict(values: Mapping[str, Any], where: str = "manifest") -> ModelManifest:
+    """Build a manifest from plain values and check them.
+
+    Raises:
+        DataError: a value is missing, unknown or of the wrong type; the message names its place.
+    """
+    from pydantic import ValidationError
+
+    if values.get("format", FORMAT) != FORMAT:
+        raise DataError(f"{where}: the manifest has format {values['format']}; this GDMix reads {FORMAT}")
+    try:
+        manifest: ModelManifest = _adapter().validate_python(dict(values))
+        _ = manifest.schema
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(step) for step in first["loc"])
+        raise DataError(
+            f"{where}: {place}: {first['msg']} ({error.error_count()} problems in all)"
+        ) from error
+    except ValueError as error:
+        raise DataError(
+            f"{where}: schema_fingerprint: found {values['schema_fingerprint']!r}, not hex digits"
+        ) from error
+    return manifest
+
+
+def manifest_from_json(data: bytes, where: str = "manifest") -> ModelManifest:
+    """Read a manifest.
+
+    Raises:
+        DataError: it is not a manifest of this format.
+    """
+    try:
+        values = json.loads(data)
+    except ValueError as error:
+        raise DataError(f"{where}: is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{where}: is not a JSON object")
+    return manifest_from_dict(values, where)
+
+
+def write_manifest(directory: str | Path, manifest: ModelManifest) -> None:
+    """Write `manifest.json` into a model directory."""
+    with atomic_path(Path(directory) / MANIFEST_FILE) as temporary:
+        temporary.write_bytes(manifest.to_json())
+
+
+def read_manifest(directory: str | Path) -> ModelManifest:
+    """Read `manifest.json` of a model directory.
+
+    Raises:
+        NotFound: there is none: the directory holds no model.
+        DataError: it is not a manifest of this format.
+    """
+    path = Path(directory) / MANIFEST_FILE
+    try:
+        return manifest_from_json(path.read_bytes(), str(path))
+    except FileNotFoundError as error:
+        raise NotFound(f"{directory}: holds no model version ({MANIFEST_FILE} is not there)") from error
+
+
+@cache
+def _adapter() -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(ModelManifest)

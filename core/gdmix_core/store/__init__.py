@@ -1,0 +1,36 @@
+"""Versioned coefficients in Redis or LMDB: `open_store(url)` and the values that go in and out."""
+
+from __future__ import annotations
+
+from gdmix_core.store.contract import CoefficientStore
+from gdmix_core.store.control import VersionState
+from gdmix_core.store.opening import open_store
+from gdmix_core.store.publication import (
+    BlobSeal,
+    CoordinateSeal,
+    EntityRecords,
+    PublishedPart,
+    PublishTicket,
+    Seal,
+    VersionInfo,
+)
+from gdmix_core.store.record import CoefficientBlock, DecodedRecords, ElementType, Record, decode, decode_many
+
+__all__ = [
+    "BlobSeal",
+    "CoefficientBlock",
+    "CoefficientStore",
+    "CoordinateSeal",
+    "DecodedRecords",
+    "ElementType",
+    "EntityRecords",
+    "PublishTicket",
+    "PublishedPart",
+    "Record",
+    "Seal",
+    "VersionInfo",
+    "VersionState",
+    "decode",
+    "decode_many",
+    "open_store",
+]

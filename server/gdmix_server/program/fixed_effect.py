@@ -1,0 +1,85 @@
+"""Training a fixed effect: rounds of distributed derivatives, then coefficients, then scores."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from gdmix_core.config import FixedEffect
+from gdmix_core.solvers.losses import Loss
+from gdmix_core.tasks import (
+    FinishFixedEffect,
+    FixedEffectFinished,
+    FixedEffectPrepared,
+    ModelPart,
+    PrepareFixedEffect,
+    ScoreFixedEffect,
+    ShardInput,
+)
+from gdmix_server.program.preparation import ROLES, Prepared
+from gdmix_server.program.steps import CoordinateStep, Steps
+from gdmix_server.program.trained import Trained, regularization, scores_by_role
+from gdmix_server.state.model import CoordinateReport, FixedEffectOutcome, FixedEffectStage, Report
+
+
+def train_fixed_effect(
+    prepared: Prepared, step: CoordinateStep, coordinate: FixedEffect, offsets: tuple[ShardInput, ...]
+) -> Steps[Trained]:
+    """Fit the generalized linear model of a fixed-effect coordinate against `offsets`."""
+    design, shards = prepared.designs[step.coordinate], prepared.shards["train"]
+    prepare = PrepareFixedEffect(
+        output="", design=design, index=prepared.index, regularization=regularization(coordinate)
+    )
+    ready = yield from step.run("prepare", "preparing", [prepare])
+    stage = FixedEffectStage(
+        name=step.stage("optimise"),
+        title="fitting the fixed effect",
+        coordinate=step.coordinate,
+        pass_number=step.pass_number,
+        design=design,
+        dimension=cast("FixedEffectPrepared", ready.results[0]).dimension,
+        loss=int(Loss.from_task(coordinate.fixed_effect)),
+        shards=offsets,
+        shard_rows=shards.rows,
+        nonzeros=sum(result.nonzeros[step.coordinate] for result in shards.results),
+        l2=f"{step.stage('prepare')}/l2",
+        solver=coordinate.solver,
+        variances=coordinate.variance != "none",
+        max_iterations=coordinate.max_iterations,
+    )
+    outcome = yield stage
+    assert isinstance(outcome, FixedEffectOutcome)
+    if not outcome.converged:
+        yield Report(
+            warning=True,
+            notice=f"{step.coordinate}: the solver ended with status {outcome.status}, the largest gradient "
+            f"{outcome.gradient_ratio:.3g} times what convergence allows",
+        )
+    arrays = {"theta": stage.theta} | ({"variances": stage.variance} if outcome.has_variances else {})
+    finish = FinishFixedEffect(
+        output="", design=design, index=prepared.index, has_variances=outcome.has_variances
+    )
+    finished = yield from step.run("finish", "writing coefficients", [finish], arrays=arrays)
+    model = finished.directories[0]
+    units = [
+        ScoreFixedEffect(output="", role=role, design=design, shard=shard, directory=directory, model=model)
+        for role in ROLES
+        for shard, directory in enumerate(prepared.shards[role].directories)
+    ]
+    rows = (*shards.rows, *prepared.shards["validation"].rows)
+    scored = yield from step.run("score", "scoring", units, rows=rows)
+    report = CoordinateReport(
+        name=step.coordinate,
+        kind="fixed_effect",
+        what=coordinate.fixed_effect,
+        pass_number=step.pass_number,
+        entities=1,
+        rows=sum(shards.rows),
+        coefficients=cast("FixedEffectFinished", finished.results[0]).nonzero,
+        unconverged=int(not outcome.converged),
+        statuses={outcome.status: 1},
+        iterations=outcome.iterations,
+        seconds=ready.seconds + outcome.seconds + finished.seconds + scored.seconds,
+        validation=(),
+    )
+    part = ModelPart(coordinate=step.coordinate, directories=(model,))
+    return Trained(part, scores_by_role(prepared, scored.directories), report)

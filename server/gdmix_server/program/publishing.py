@@ -1,0 +1,131 @@
+"""From the best pass to a model directory, a sealed version in the store, and the active pointer."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, cast
+
+from gdmix_core.config import JobConfig, RandomEffect, config_digest, config_to_json
+from gdmix_core.tasks import (
+    BeginPublish,
+    FinishModel,
+    FinishPublish,
+    ModelFinished,
+    PartPublished,
+    PublishBegun,
+    PublishFinished,
+    PublishPart,
+    RemoveWork,
+)
+from gdmix_server.program.descent import Pass
+from gdmix_server.program.preparation import Prepared
+from gdmix_server.program.program_input import ProgramInput
+from gdmix_server.program.steps import Steps, run
+from gdmix_server.state.model import Published, Report
+
+
+def publish(job: ProgramInput, prepared: Prepared, best: Pass) -> Steps[None]:
+    """Take a version number, put the model directory together, write the store, seal, activate, clean up."""
+    config = job.config
+    begin = BeginPublish(output="", store=job.store, model=config.model, epoch=job.epoch)
+    begun = yield from run("publish.begin", "taking a version number", [begin])
+    ticket = cast("PublishBegun", begun.results[0])
+    finish = FinishModel(
+        output="",
+        job_id=job.job_id,
+        config_json=config_to_json(config),
+        model_root=f"{config.output}/models",
+        version=ticket.version,
+        index=prepared.index,
+        parts=tuple(trained.part for trained in best.trained.values()),
+        manifest=_manifest(config, prepared, best),
+        run=_run(best),
+    )
+    made = yield from run("publish.model", "putting the model together", [finish])
+    model = cast("ModelFinished", made.results[0])
+    random_effects = [n for n, c in config.coordinates.items() if isinstance(c, RandomEffect)]
+    units = [
+        PublishPart(
+            output="",
+            store=job.store,
+            model=config.model,
+            version=ticket.version,
+            epoch=job.epoch,
+            coordinate=name,
+            part=part,
+            model_directory=model.directory,
+            active=ticket.active,
+        )
+        for name in random_effects
+        for part in range(len(best.trained[name].part.directories))
+    ]
+    parts: tuple[PartPublished, ...] = ()
+    spills: tuple[str, ...] = ()
+    if units:
+        written = yield from run("publish.parts", "publishing coefficients", units)
+        parts = tuple(cast("PartPublished", result) for result in written.results)
+        spills = written.directories
+    seal = FinishPublish(
+        output="",
+        store=job.store,
+        model=config.model,
+        version=ticket.version,
+        epoch=job.epoch,
+        active=ticket.active,
+        activate=config.activate,
+        keep=config.keep,
+        model_directory=model.directory,
+        parts=parts,
+        spills=spills,
+    )
+    sealed = yield from run("publish.seal", "sealing and activating", [seal])
+    result = cast("PublishFinished", sealed.results[0])
+    if config.activate and not result.activated:
+        yield Report(
+            warning=True,
+            notice=f"version {ticket.version} is sealed but not active: "
+            f"version {result.winner} was activated in between",
+        )
+    yield Report(
+        published=Published(
+            store=job.store,
+            version=ticket.version,
+            activated=result.activated,
+            winner=result.winner,
+            directory=model.directory,
+            content_digest=model.content_digest,
+        )
+    )
+    # Last, so that everything before it could still be resumed from these files.
+    remove = RemoveWork(output="", directory=job.work_directory)
+    yield from run("clean-up", "removing working files", [remove])
+
+
+def _manifest(config: JobConfig, prepared: Prepared, best: Pass) -> dict[str, Any]:
+    """Return what the manifest says beyond names and kinds, which the worker reads off the config."""
+    return {
+        "schema_fingerprint": prepared.schema_fingerprint,
+        "config_digest": config_digest(config),
+        "train_rows": sum(prepared.shards["train"].rows),
+        "validation_rows": sum(prepared.shards["validation"].rows),
+        "coordinates": {
+            name: {
+                "dimension": prepared.dimension(
+                    config.coordinates[name].features, config.coordinates[name].intercept
+                ),
+                "entities": trained.report.entities,
+                "rows": trained.report.rows,
+                "coefficients": trained.report.coefficients,
+                "statuses": dict(trained.report.statuses),
+                "validation": {metric.name: asdict(metric) for metric in trained.report.validation},
+            }
+            for name, trained in best.trained.items()
+        },
+    }
+
+
+def _run(best: Pass) -> dict[str, Any]:
+    return {
+        "kept_pass": best.pass_number,
+        "seconds": {name: trained.report.seconds for name, trained in best.trained.items()},
+    }

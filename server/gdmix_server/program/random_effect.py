@@ -1,0 +1,110 @@
+"""Training a random effect: offsets by partition, every entity solved, scores gathered by home shard."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import cast
+
+from gdmix_core.config import RandomEffect
+from gdmix_core.errors import DataError
+from gdmix_core.solvers.losses import Loss
+from gdmix_core.tasks import (
+    AssembleScores,
+    ModelPart,
+    RandomEffectTrained,
+    ShardInput,
+    TrainRandomEffect,
+    WriteOffsets,
+)
+from gdmix_server.program.preparation import ROLES, Prepared
+from gdmix_server.program.steps import CoordinateStep, Steps
+from gdmix_server.program.trained import Trained, regularization, scores_by_role
+from gdmix_server.state.model import CoordinateReport, Report
+
+CONVERGED = "converged"
+LISTED = 5
+
+
+def train_random_effect(
+    prepared: Prepared,
+    step: CoordinateStep,
+    coordinate: RandomEffect,
+    task: str,
+    inputs: tuple[ShardInput, ...],
+) -> Steps[Trained]:
+    """Fit the models of all entities of a random-effect coordinate against the scores in `inputs`."""
+    grouping, shards = prepared.groupings[step.coordinate], prepared.shards["train"]
+    partitions = prepared.partitions["train", step.coordinate]
+    if not sum(partitions.entities):
+        raise DataError(
+            f"column {coordinate.random_effect}: no training row has an entity id, so {step.coordinate} has "
+            "nothing to train"
+        )
+    held_out = prepared.partitions.get(("validation", step.coordinate))
+    offsets = yield from step.run(
+        "offsets",
+        "computing offsets",
+        [WriteOffsets(output="", grouping=grouping, input=shard) for shard in inputs],
+        rows=shards.rows,
+    )
+    units = [
+        TrainRandomEffect(
+            output="",
+            grouping=grouping,
+            partition=partition,
+            loss=int(Loss.from_task(task)),
+            dimension=prepared.dimension(coordinate.features, coordinate.intercept),
+            index=prepared.index,
+            regularization=regularization(coordinate),
+            variances=coordinate.variance != "none",
+            max_iterations=coordinate.max_iterations,
+            partition_directory=directory,
+            validation_directory=held_out.directories[partition] if held_out else None,
+            offsets=offsets.directories,
+            shards=len(shards.directories),
+            validation_shards=len(prepared.shards["validation"].directories),
+        )
+        for partition, directory in enumerate(partitions.directories)
+    ]
+    outcome = yield from step.run("train", "training random effects", units, rows=partitions.rows)
+    results = [cast("RandomEffectTrained", result) for result in outcome.results]
+    statuses = sum((Counter(result.statuses) for result in results), Counter())
+    yield from _report_unconverged(step.coordinate, statuses, results)
+    assembled = yield from step.run(
+        "assemble",
+        "gathering scores",
+        [
+            AssembleScores(
+                output="", role=role, shard=shard, directory=directory, partitions=outcome.directories
+            )
+            for role in ROLES
+            for shard, directory in enumerate(prepared.shards[role].directories)
+        ],
+        rows=(*shards.rows, *prepared.shards["validation"].rows),
+    )
+    entities = sum(result.entities for result in results)
+    report = CoordinateReport(
+        name=step.coordinate,
+        kind="random_effect",
+        what=coordinate.random_effect,
+        pass_number=step.pass_number,
+        entities=entities,
+        rows=sum(result.rows for result in results),
+        coefficients=sum(result.coefficients for result in results),
+        unconverged=entities - statuses[CONVERGED],
+        statuses=dict(sorted(statuses.items())),
+        iterations=0,
+        seconds=offsets.seconds + outcome.seconds + assembled.seconds,
+        validation=(),
+    )
+    part = ModelPart(coordinate=step.coordinate, directories=outcome.directories)
+    return Trained(part, scores_by_role(prepared, assembled.directories), report)
+
+
+def _report_unconverged(name: str, statuses: Counter[str], results: list[RandomEffectTrained]) -> Steps[None]:
+    count = statuses.total() - statuses[CONVERGED]
+    if not count:
+        return
+    examples = [entity for result in results for entity in result.unconverged][:LISTED]
+    listed = ", ".join(f"{example.entity} ({example.status})" for example in examples)
+    yield Report(warning=True, notice=f"{name}: {count:,} entities did not converge, among them {listed}")

@@ -1,0 +1,25 @@
+"""How many home shards and partitions: from row counts alone, so that every cluster cuts the same ones."""
+
+from __future__ import annotations
+
+ROWS_PER_SHARD = 262_144
+ROWS_PER_PARTITION = 262_144
+SMALLEST_CUT_ROWS = 4_096
+LEAST_PIECES = 4
+MOST_PIECES = 65_536
+
+
+def shard_count(rows: int, wanted: int | None = None) -> int:
+    """Number of home shards for `rows` rows: as configured, else enough for several workers to share."""
+    return wanted if wanted is not None else _pieces(rows, ROWS_PER_SHARD)
+
+
+def partition_count(rows: int, wanted: int | None = None) -> int:
+    """Number of partitions of a random effect, or of a per-entity metric."""
+    return wanted if wanted is not None else _pieces(rows, ROWS_PER_PARTITION)
+
+
+def _pieces(rows: int, rows_per_piece: int) -> int:
+    if rows < SMALLEST_CUT_ROWS:
+        return 1
+    return min(MOST_PIECES, max(LEAST_PIECES, -(-rows // rows_per_piece)))

@@ -1,0 +1,62 @@
+"""The yields of a program, named: run a stage of units, run an optimisation."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from gdmix_core.tasks import Task
+from gdmix_server.state.model import Report, Stage, StageOutcome, UnitsOutcome, UnitStage
+
+T = TypeVar("T")
+
+Steps = Generator[Stage | Report, StageOutcome | None, T]
+"""A part of a program that ends in a `T`."""
+
+NO_ARRAYS: Mapping[str, str] = {}
+
+
+def run(name: str, title: str, units: Sequence[Task], rows: tuple[int, ...] = ()) -> Steps[UnitsOutcome]:
+    """Run a stage of units that belongs to no coordinate."""
+    return _run(UnitStage(name=name, title=title, units=tuple(units), rows=rows))
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinateStep:
+    """One coordinate in one pass: the names and labels of its stages."""
+
+    coordinate: str
+    pass_number: int
+
+    def stage(self, suffix: str) -> str:
+        """Return the name of a stage, unique in the job."""
+        return f"{self.coordinate}.{self.pass_number}.{suffix}"
+
+    def run(
+        self,
+        suffix: str,
+        title: str,
+        units: Sequence[Task],
+        *,
+        rows: tuple[int, ...] = (),
+        arrays: Mapping[str, str] = NO_ARRAYS,
+    ) -> Steps[UnitsOutcome]:
+        """Run a stage of units of this coordinate."""
+        return _run(
+            UnitStage(
+                name=self.stage(suffix),
+                title=title,
+                units=tuple(units),
+                coordinate=self.coordinate,
+                pass_number=self.pass_number,
+                arrays=arrays,
+                rows=rows,
+            )
+        )
+
+
+def _run(stage: UnitStage) -> Steps[UnitsOutcome]:
+    outcome = yield stage
+    assert isinstance(outcome, UnitsOutcome)
+    return outcome

@@ -1,0 +1,237 @@
+"""The training program, driven by hand: every stage is answered with results made up from its tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from gdmix_core import tasks
+from gdmix_core.config import JobConfig, parse_config
+from gdmix_core.errors import DataError
+from gdmix_core.metrics import MetricValue
+from gdmix_server.program import ProgramInput, training_program
+from gdmix_server.state.model import FixedEffectOutcome, FixedEffectStage, Report, UnitsOutcome, UnitStage
+
+CONFIG = """
+model: movies
+task: logistic_regression
+data: {train: train.parquet, validation: validation.parquet}
+features:
+  user: [age]
+  movie: [genres]
+coordinates:
+  global: {fixed_effect: logistic_regression, features: [user, movie]}
+  per_user: {random_effect: user_id, features: movie, l2: {intercept: 3, movie: 2}}
+passes: 3
+metrics: [auc, logloss, "auc:user_id"]
+output: out
+"""
+
+Answer = Callable[[tasks.Task], tasks.TaskResult]
+
+
+class Driver:
+    """Runs a program to its end and keeps what it yielded."""
+
+    def __init__(self, config: JobConfig, aucs: list[float], rows: tuple[int, int] = (10_000, 100)) -> None:
+        self.stages: list[UnitStage | FixedEffectStage] = []
+        self.reports: list[Report] = []
+        self._aucs, self._rows = iter(aucs), rows
+        program = training_program(
+            ProgramInput(job_id="j1", config=config, work_directory="/work", store="lmdb:/out/store", epoch=4)
+        )
+        step = next(program)
+        while True:
+            answer = None
+            if isinstance(step, Report):
+                self.reports.append(step)
+            elif isinstance(step, FixedEffectStage):
+                self.stages.append(step)
+                answer = _OPTIMISED
+            else:
+                self.stages.append(step)
+                answer = UnitsOutcome(
+                    results=tuple(self.answer(unit) for unit in step.units),
+                    directories=tuple(f"{step.name}/{i}" for i in range(len(step.units))),
+                    seconds=1.0,
+                )
+            try:
+                step = program.send(answer)
+            except StopIteration:
+                break
+
+    def answer(self, task: tasks.Task) -> tasks.TaskResult:
+        match task:
+            case tasks.InspectData():
+                splits = tuple(
+                    tasks.Split(role=role, path=f"{role}.parquet", format="parquet")
+                    for role in ("train", "validation")
+                )
+                encoding = tasks.EncodingSpec(
+                    data=task.data, columns=(), entity_columns=task.entity_columns, task=task.task
+                )
+                return tasks.DataInspected(seconds=0, splits=splits, encoding=encoding)
+            case tasks.IndexFeatures():
+                rows = self._rows[0] if task.split.role == "train" else self._rows[1]
+                return tasks.FeaturesIndexed(seconds=0, rows=rows)
+            case tasks.MergeIndex():
+                return tasks.IndexMerged(
+                    seconds=0, bag_sizes={"user": 1, "movie": 19}, schema_fingerprint="0" * 16
+                )
+            case tasks.EncodeSplit():
+                return tasks.SplitEncoded(seconds=0, rows=1, nulls={"age": 2}, unknown={"genres": 1})
+            case tasks.BuildShard():
+                nonzeros = {design.name: 7 for design in task.designs}
+                without = {grouping.name: 0 for grouping in task.groupings}
+                return tasks.ShardBuilt(
+                    seconds=0, rows=5, nonzeros=nonzeros, without_entity=without, weight=5.0
+                )
+            case tasks.BuildPartition():
+                return tasks.PartitionBuilt(seconds=0, rows=5, entities=2, largest_entity=3)
+            case tasks.PrepareFixedEffect():
+                return tasks.FixedEffectPrepared(seconds=0, dimension=21)
+            case tasks.FinishFixedEffect():
+                return tasks.FixedEffectFinished(seconds=0, nonzero=21)
+            case tasks.ScoreFixedEffect() | tasks.AssembleScores():
+                return tasks.ShardScored(seconds=0, rows=5)
+            case tasks.WriteOffsets():
+                return tasks.OffsetsWritten(seconds=0, rows=5)
+            case tasks.TrainRandomEffect():
+                return tasks.RandomEffectTrained(
+                    seconds=0,
+                    entities=2,
+                    rows=5,
+                    coefficients=9,
+                    statuses={"converged": 1, "singular": 1},
+                    unconverged=(
+                        tasks.Unconverged(entity=f"u{task.partition}", status="singular", gradient_ratio=2.0),
+                    ),
+                    validation_rows_unseen=0,
+                )
+            case tasks.MeasureShard():
+                return tasks.ShardMeasured(seconds=0, rows=5, sums={"logloss": (3.0, 5.0, 5.0)})
+            case tasks.MergeRuns():
+                return tasks.RunsMerged(seconds=0, values={"auc": MetricValue(next(self._aucs))})
+            case tasks.MeasureEntities():
+                return tasks.EntitiesMeasured(
+                    seconds=0,
+                    sums={"auc:user_id": 1.0},
+                    entities={"auc:user_id": 2},
+                    entities_undefined={"auc:user_id": 1},
+                )
+            case tasks.BeginPublish():
+                return tasks.PublishBegun(seconds=0, version=12, active=11)
+            case tasks.FinishModel():
+                return tasks.ModelFinished(seconds=0, directory="out/models/12", content_digest="d")
+            case tasks.PublishPart():
+                return tasks.PartPublished(seconds=0, coordinate=task.coordinate, entities=2, checksum=1)
+            case tasks.FinishPublish():
+                return tasks.PublishFinished(
+                    seconds=0, activated=True, winner=None, entities=8, removed_versions=()
+                )
+            case tasks.RemoveWork():
+                return tasks.WorkRemoved(seconds=0)
+        raise AssertionError(task)
+
+    def units(self, stage: str) -> tuple[tasks.Task, ...]:
+        [found] = [s for s in self.stages if s.name == stage]
+        assert isinstance(found, UnitStage)
+        return found.units
+
+
+_OPTIMISED = FixedEffectOutcome(
+    status="converged",
+    converged=True,
+    iterations=6,
+    evaluations=7,
+    objective=1.0,
+    gradient_norm=0.0,
+    gradient_ratio=0.5,
+    has_variances=False,
+    seconds=1.0,
+)
+
+
+def test_one_pass_without_validation_publishes_it() -> None:
+    text = CONFIG.replace(", validation: validation.parquet", "").replace("passes: 3", "passes: 1")
+    driver = Driver(parse_config(text), [], rows=(10_000, 0))
+    assert [report.kept_pass for report in driver.reports if report.kept_pass] == [1]
+    assert not [stage for stage in driver.stages if "measure" in stage.name]
+    [published] = [report.published for report in driver.reports if report.published]
+    assert (published.version, published.activated) == (12, True)
+
+
+def test_names_of_stages_are_unique() -> None:
+    names = [stage.name for stage in Driver(parse_config(CONFIG), [0.6, 0.7, 0.6, 0.8, 0.7, 0.9]).stages]
+    assert len(set(names)) == len(names)
+
+
+def test_a_coordinate_never_sees_its_own_scores() -> None:
+    driver = Driver(parse_config(CONFIG), [0.6, 0.7, 0.6, 0.8, 0.7, 0.9])
+    first, second = (s for s in driver.stages if s.name in {"global.1.optimise", "global.2.optimise"})
+    assert isinstance(first, FixedEffectStage)
+    assert isinstance(second, FixedEffectStage)
+    assert [shard.scores for shard in first.shards] == [()] * 4
+    assert [shard.scores for shard in second.shards] == [(f"per_user.1.assemble/{i}",) for i in range(4)]
+    offsets = driver.units("per_user.2.offsets")
+    assert [t.input.scores for t in offsets if isinstance(t, tasks.WriteOffsets)] == [
+        (f"global.2.score/{i}",) for i in range(4)
+    ]
+
+
+def test_measuring_adds_all_coordinates_in_their_order() -> None:
+    driver = Driver(parse_config(CONFIG), [0.6, 0.7, 0.6, 0.8, 0.7, 0.9])
+    [unit] = driver.units("global.2.measure")
+    assert isinstance(unit, tasks.MeasureShard)
+    assert unit.input.scores == ("global.2.score/4", "per_user.1.assemble/4")
+
+
+def test_the_best_pass_is_published_and_a_useless_pass_is_the_last() -> None:
+    driver = Driver(parse_config(CONFIG), [0.6, 0.8, 0.6, 0.75])
+    assert [report.kept_pass for report in driver.reports if report.kept_pass] == [1]
+    assert "improved nothing" in " ".join(report.notice for report in driver.reports)
+    [unit] = driver.units("publish.model")
+    assert isinstance(unit, tasks.FinishModel)
+    assert unit.parts[1].directories[0] == "per_user.1.train/0"
+
+
+def test_later_passes_win_when_they_measure_better() -> None:
+    driver = Driver(parse_config(CONFIG), [0.6, 0.7, 0.6, 0.8, 0.7, 0.9])
+    assert [report.kept_pass for report in driver.reports if report.kept_pass] == [3]
+
+
+def test_reports_name_metrics_statuses_and_examples() -> None:
+    driver = Driver(parse_config(CONFIG), [0.6, 0.7, 0.6, 0.65])
+    report = [r.coordinate for r in driver.reports if r.coordinate][1]
+    assert {m.name: m.value for m in report.validation} == {"auc": 0.7, "logloss": 0.6, "auc:user_id": 0.5}
+    assert report.validation[2].entities_undefined == 1
+    assert (report.entities, report.unconverged) == (8, 4)
+    assert any("u0 (singular)" in r.notice for r in driver.reports if r.warning)
+
+
+def test_ridge_groups_reach_the_worker() -> None:
+    driver = Driver(parse_config(CONFIG), [0.6, 0.7, 0.6, 0.65])
+    unit = driver.units("per_user.1.train")[0]
+    assert isinstance(unit, tasks.TrainRandomEffect)
+    assert unit.regularization.groups == {"default": 1.0, "intercept": 3.0, "movie": 2.0}
+    assert unit.dimension == 20
+
+
+@pytest.mark.parametrize(("rows", "path"), [((0, 5), "train.parquet"), ((5, 0), "validation.parquet")])
+def test_no_rows_is_an_error_that_names_the_input(rows: tuple[int, int], path: str) -> None:
+    with pytest.raises(DataError, match=f"no rows in {path}"):
+        Driver(parse_config(CONFIG), [], rows=rows)
+
+
+def test_every_task_kind_is_used_or_drives_an_optimisation() -> None:
+    driver = Driver(parse_config(CONFIG), [0.6, 0.7, 0.6, 0.65])
+    used = {type(unit) for stage in driver.stages if isinstance(stage, UnitStage) for unit in stage.units}
+    assert set(tasks.RESULT_OF) - used == {tasks.EvaluateFixedEffect}
+
+
+def test_tasks_survive_the_wire() -> None:
+    driver = Driver(parse_config(CONFIG), [0.6, 0.7, 0.6, 0.65])
+    for stage in driver.stages:
+        for unit in stage.units if isinstance(stage, UnitStage) else ():
+            assert tasks.task_from_json(unit.kind, tasks.to_json(unit)) == unit

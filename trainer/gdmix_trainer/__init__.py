@@ -1,0 +1,1 @@
+"""The worker: a process that takes units of training jobs from a coordinator and does the work."""

@@ -1,0 +1,121 @@
+"""Fixed effects: penalties, distributed derivatives, coefficient files, scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from gdmix_core.data.array_file import read_segment, write_arrays
+from gdmix_core.data.scores import read_home_shard, total_offset, write_score_block
+from gdmix_core.errors import InternalError
+from gdmix_core.solvers.fixed_effect.derivatives import evaluate, score
+from gdmix_core.solvers.fixed_effect.shard import FixedEffectShard, FixedEffectSums
+from gdmix_core.solvers.losses import Loss
+from gdmix_core.solvers.summation_tree import owned_nodes, subtree_sum
+from gdmix_core.tasks import (
+    COEFFICIENTS_FILE,
+    ROWS_FILE,
+    SCORES_FILE,
+    THETA_FILE,
+    EvaluateFixedEffect,
+    FinishFixedEffect,
+    FixedEffectEvaluated,
+    FixedEffectFinished,
+    FixedEffectPrepared,
+    PrepareFixedEffect,
+    ScoreFixedEffect,
+    ShardInput,
+    ShardScored,
+    design_file,
+)
+from gdmix_trainer.context import TaskContext
+from gdmix_trainer.tasks.indexes import feature_index_of
+
+
+def prepare(task: PrepareFixedEffect, context: TaskContext) -> FixedEffectPrepared:
+    """Work out the ridge vector and push it as `l2`."""
+    index = feature_index_of(task.index)
+    l2 = index.ridge(task.design.bags, task.design.intercept, task.regularization)
+    context.push("l2", l2)
+    return FixedEffectPrepared(dimension=len(l2), seconds=0.0)
+
+
+def evaluate_shards(task: EvaluateFixedEffect, context: TaskContext) -> FixedEffectEvaluated:
+    """Sum loss and derivatives over this unit's shards, one row of `sums` for each maximal whole subtree.
+
+    At most one sum per level of the tree is alive at a time, whatever the number of shards.
+    """
+    theta = context.pull("theta")
+    inputs = {shard.shard: shard for shard in task.shards}
+    rows = 0
+
+    def sums_of(number: int) -> FixedEffectSums:
+        nonlocal rows
+        context.check()
+        shard = context.cache.get(
+            task.cache_key, (inputs[number], task.design), lambda: _load_shard(task, inputs[number])
+        )
+        found = evaluate(
+            shard, theta, Loss(task.loss), task.dimension, task.design.intercept, hessian=task.hessian
+        )
+        rows += shard.rows
+        context.advance(rows=shard.rows)
+        return found
+
+    nodes = owned_nodes(inputs, task.shard_count)
+    sums = [subtree_sum(node, task.shard_count, sums_of).to_array() for node in nodes]
+    context.push("sums", np.stack(sums) if sums else np.empty((0, 0)))
+    return FixedEffectEvaluated(rows=rows, seconds=0.0)
+
+
+def finish(task: FinishFixedEffect, context: TaskContext) -> FixedEffectFinished:
+    """Write the solution: as an array for scoring, as a coefficient file for the model."""
+    from gdmix_core.model.coefficients import write_fixed_effect
+
+    theta = context.pull("theta")
+    variances = context.pull("variances") if task.has_variances else None
+    index = feature_index_of(task.index)
+    bags, names, terms = index.coordinate_names(task.design.bags, task.design.intercept)
+    if len(bags) != len(theta):
+        raise InternalError(f"{task.design.name}: {len(theta)} coefficients for {len(bags)} features")
+    output = Path(task.output)
+    write_arrays(output / THETA_FILE, [{"theta": theta}])
+    write_fixed_effect(
+        output / COEFFICIENTS_FILE, theta, bags=bags, names=names, terms=terms, variances=variances
+    )
+    return FixedEffectFinished(nonzero=int(np.count_nonzero(theta)), seconds=0.0)
+
+
+def score_shard(task: ScoreFixedEffect, context: TaskContext) -> ShardScored:
+    """Write one home shard's score block."""
+    design = read_segment(Path(task.directory) / design_file(task.design.name))
+    theta = read_segment(Path(task.model) / THETA_FILE)["theta"]
+    context.check()
+    scores = score(design["indptr"], design["indices"], design["values"], theta, task.design.intercept)
+    write_score_block(Path(task.output) / SCORES_FILE, task.shard, scores)
+    context.advance(rows=len(scores))
+    return ShardScored(rows=len(scores), seconds=0.0)
+
+
+def offsets_of(shard: ShardInput) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Return the rows' own offsets plus the score blocks of the other coordinates, float64[rows]."""
+    offset = read_home_shard(Path(shard.directory) / ROWS_FILE)["offset"]
+    total: np.ndarray[tuple[int], np.dtype[np.float64]] = total_offset(
+        offset, [Path(block) / SCORES_FILE for block in shard.scores], shard.shard
+    )
+    return total
+
+
+def _load_shard(task: EvaluateFixedEffect, shard: ShardInput) -> FixedEffectShard:
+    directory = Path(shard.directory)
+    rows = read_home_shard(directory / ROWS_FILE)
+    design = read_segment(directory / design_file(task.design.name))
+    return FixedEffectShard(
+        indptr=design["indptr"],
+        indices=design["indices"],
+        values=design["values"],
+        labels=rows["label"],
+        weights=rows["weight"],
+        offsets=offsets_of(shard),
+    )

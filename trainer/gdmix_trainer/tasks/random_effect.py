@@ -1,0 +1,173 @@
+"""Random effects: offsets to partitions, one solve for each entity, scores back to home shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gdmix_core.data.partitions import (
+    TrainingPartition,
+    read_partition,
+    read_scoring_partition,
+    score_partition,
+)
+from gdmix_core.data.scores import (
+    assemble_scores,
+    read_home_shard,
+    read_partition_offsets,
+    write_offsets,
+    write_partition_scores,
+    write_score_block,
+)
+from gdmix_core.solvers.losses import Loss
+from gdmix_core.tasks import (
+    COEFFICIENTS_FILE,
+    OFFSETS_FILE,
+    PARTITION_FILE,
+    ROWS_FILE,
+    SCORES_FILE,
+    VALIDATION_SCORES_FILE,
+    AssembleScores,
+    OffsetsWritten,
+    RandomEffectTrained,
+    ShardScored,
+    TrainRandomEffect,
+    Unconverged,
+    WriteOffsets,
+    grouping_file,
+)
+from gdmix_trainer.context import TaskContext
+from gdmix_trainer.tasks.fixed_effect import offsets_of
+from gdmix_trainer.tasks.indexes import feature_index_of
+
+if TYPE_CHECKING:
+    from gdmix_core.solvers.random_effect import EntityProblems, EntitySolutions
+
+_NAMED_UNCONVERGED = 20
+
+
+def offsets(task: WriteOffsets, context: TaskContext) -> OffsetsWritten:
+    """Write one training shard's offsets in the order of a random effect's partitions."""
+    total = offsets_of(task.input)
+    context.check()
+    spill = Path(task.input.directory) / grouping_file(task.grouping.name)
+    write_offsets(Path(task.output) / OFFSETS_FILE, total, spill)
+    context.advance(rows=len(total))
+    return OffsetsWritten(rows=len(total), seconds=0.0)
+
+
+def train(task: TrainRandomEffect, context: TaskContext) -> RandomEffectTrained:
+    """Solve every entity of one partition; write coefficients, training scores and validation scores."""
+    from gdmix_core.solvers.random_effect import linear_predictor, solve
+
+    output = Path(task.output)
+    partition = read_partition(Path(task.partition_directory) / PARTITION_FILE)
+    problems = _problems(task, partition)
+    context.check()
+    solutions = solve(
+        problems, Loss(task.loss), variances=task.variances, max_iterations=task.max_iterations, threads=1
+    )
+    context.advance(rows=partition.rows, entities=partition.entities)
+    context.check()
+    _write_coefficients(output / COEFFICIENTS_FILE, partition, solutions)
+    scores = linear_predictor(problems, solutions.coefficients)
+    write_partition_scores(output / SCORES_FILE, partition, scores)
+    unseen = 0
+    if task.validation_directory is not None:
+        context.check()
+        held_out = read_scoring_partition(Path(task.validation_directory) / PARTITION_FILE)
+        scored = score_partition(
+            held_out, partition.ids, partition.coefficient_ptr, partition.features, solutions.coefficients
+        )
+        write_partition_scores(output / VALIDATION_SCORES_FILE, held_out, scored.scores)
+        unseen = scored.unseen_rows
+    return RandomEffectTrained(
+        entities=partition.entities,
+        rows=partition.rows,
+        coefficients=len(solutions.coefficients),
+        statuses=_statuses(solutions),
+        unconverged=_unconverged(partition, solutions),
+        validation_rows_unseen=unseen,
+        seconds=0.0,
+    )
+
+
+def assemble(task: AssembleScores, context: TaskContext) -> ShardScored:
+    """Gather one home shard's score block of a random effect from all partitions."""
+    rows = len(read_home_shard(Path(task.directory) / ROWS_FILE)["uid"])
+    name = SCORES_FILE if task.role == "train" else VALIDATION_SCORES_FILE
+    context.check()
+    scores = assemble_scores(task.shard, rows, [Path(partition) / name for partition in task.partitions])
+    write_score_block(Path(task.output) / SCORES_FILE, task.shard, scores)
+    context.advance(rows=rows)
+    return ShardScored(rows=rows, seconds=0.0)
+
+
+def _problems(task: TrainRandomEffect, partition: TrainingPartition) -> EntityProblems:
+    from gdmix_core.solvers.random_effect import EntityProblems
+
+    index = feature_index_of(task.index)
+    l2 = index.ridge(task.grouping.bags or (), task.grouping.intercept, task.regularization)
+    offset = read_partition_offsets(
+        task.partition, [Path(directory) / OFFSETS_FILE for directory in task.offsets], partition
+    )
+    return EntityProblems(
+        row_ptr=partition.row_ptr,
+        indptr=partition.matrix.indptr,
+        indices=partition.matrix.indices,
+        values=partition.matrix.values,
+        labels=partition.label,
+        weights=partition.weight,
+        offsets=offset,
+        coefficient_ptr=partition.coefficient_ptr,
+        intercept=task.grouping.intercept,
+        l2=l2[partition.features],
+        prior_mean=np.zeros(len(partition.features)),
+    )
+
+
+def _write_coefficients(path: Path, partition: TrainingPartition, solutions: EntitySolutions) -> None:
+    from gdmix_core.model.coefficients import RandomEffectCoefficients, write_random_effect
+    from gdmix_core.store.record import CoefficientBlock
+
+    block = CoefficientBlock(
+        ids_bytes=partition.ids.data,
+        ids_ptr=partition.ids.ptr,
+        coefficient_ptr=partition.coefficient_ptr,
+        indices=partition.features,
+        coefficients=solutions.coefficients,
+        variances=solutions.variances,
+    )
+    part = RandomEffectCoefficients(
+        block=block,
+        rows=np.diff(partition.row_ptr),
+        status=solutions.status,
+        iterations=solutions.iterations,
+        gradient_norm=solutions.gradient_norm,
+    )
+    write_random_effect(path, part)
+
+
+def _statuses(solutions: EntitySolutions) -> dict[str, int]:
+    """Count entities by status name, leaving out those that do not occur."""
+    from gdmix_core.solvers.random_effect import EntityStatus
+
+    counts = np.bincount(solutions.status, minlength=len(EntityStatus))
+    return {status.name.lower(): int(counts[status]) for status in EntityStatus if counts[status]}
+
+
+def _unconverged(partition: TrainingPartition, solutions: EntitySolutions) -> tuple[Unconverged, ...]:
+    """Name the first entities, in id order, that did not meet the certificate."""
+    from gdmix_core.solvers.random_effect import EntityStatus
+
+    first = np.flatnonzero(solutions.status != EntityStatus.CONVERGED)[:_NAMED_UNCONVERGED]
+    return tuple(
+        Unconverged(
+            entity=partition.ids[entity].decode("utf-8", "replace"),
+            status=EntityStatus(int(solutions.status[entity])).name.lower(),
+            gradient_ratio=float(solutions.tolerance_ratio[entity]),
+        )
+        for entity in first.tolist()
+    )
