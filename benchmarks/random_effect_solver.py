@@ -3,8 +3,8 @@
     python benchmarks/random_effect_solver.py                 # everything
     python benchmarks/random_effect_solver.py --skip-scipy --entities 5000
 
-The comparison alternates in one run, so that whatever else the machine does hits both alike: `--rounds` times SciPy (one
-thread, analytic gradient, tight tolerance, the first `--scipy-entities` entities), ours on one thread, ours on two.
+The comparison alternates in one run, so that whatever else the machine does hits both alike: `--rounds` times
+SciPy (one thread, analytic gradient, tight tolerance, the first `--scipy-entities` entities), ours on 1 and 2 threads.
 Both reach the same optimum; the largest difference of the objectives and coefficients is printed.
 """
 
@@ -18,9 +18,10 @@ import tempfile
 import time
 
 import numpy as np
+from scipy.optimize import fmin_l_bfgs_b
+
 from gdmix_core.solvers.losses import Loss
 from gdmix_core.solvers.random_effect import EntityProblems, EntitySolutions, solve
-from scipy.optimize import fmin_l_bfgs_b
 
 
 def make_problems(rows: np.ndarray, features: int, present: int, seed: int = 0) -> EntityProblems:
@@ -50,7 +51,7 @@ def make_problems(rows: np.ndarray, features: int, present: int, seed: int = 0) 
 
 
 def make_zipf_problems(entities: int, seed: int = 1) -> EntityProblems:
-    """Draw entities whose rows follow Zipf's law, each with as many features of 40 as its rows show, re-indexed locally."""
+    """Draw entities whose rows follow Zipf's law, each with those of 40 features that its rows show."""
     random = np.random.default_rng(seed)
     rows = np.minimum(random.zipf(1.7, size=entities), 3000)
     total = int(rows.sum())
@@ -131,7 +132,9 @@ def compare_with_scipy(entities: int, scipy_entities: int, rounds: int) -> None:
     print(f"  SciPy fmin_l_bfgs_b per entity   {scipy:12,.0f} entities/s")
     print(f"  this solver, one thread          {one:12,.0f} entities/s   {one / scipy:7.0f} ×")
     print(f"  this solver, two threads         {two:12,.0f} entities/s   {ratio:7.0f} ×")
-    print(f"  largest excess of our objective over SciPy's {behind:.1e}; coefficients differ by at most {apart:.1e}")
+    print(
+        f"  largest excess of our objective over SciPy's {behind:.1e}; coefficients differ by at most {apart:.1e}"
+    )
     print(f"  largest certificate ratio {solutions.tolerance_ratio.max():.2f} (at most 1 is converged)")
 
 
@@ -145,9 +148,7 @@ def sweep(entities: int, rounds: int) -> None:
     ]
     print(f"{'entities/s':30}{'one thread':>14}{'two threads':>14}{'largest ratio':>15}{'unconverged':>13}")
     for name, p in shapes:
-        best = {
-            threads: min(timed(p, threads)[0] for _ in range(rounds)) for threads in (1, 2)
-        }
+        best = {threads: min(timed(p, threads)[0] for _ in range(rounds)) for threads in (1, 2)}
         solutions = solve(p, Loss.LOGISTIC)
         missed = np.count_nonzero(solutions.status)
         one, two = (p.entities / best[threads] for threads in (1, 2))
@@ -184,9 +185,13 @@ def compile_times() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--entities", type=int, default=20_000)
-    parser.add_argument("--scipy-entities", type=int, default=600, help="how many of them SciPy solves in a round")
+    parser.add_argument(
+        "--scipy-entities", type=int, default=600, help="how many of them SciPy solves in a round"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--skip-scipy", action="store_true")
     parser.add_argument("--skip-compile", action="store_true")

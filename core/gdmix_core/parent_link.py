@@ -2,7 +2,8 @@
 
 A parent that starts a role passes one end of a socket pair (`--parent-fd N`). The child reports on it, one
 JSON object a line: `{"event": "listening", "port": 50051}`, `{"event": "ready"}`, `{"event": "failed",
-"message": …, "exit_code": …}`. When the parent dies, however it dies, the child reads end-of-file and ends too: no orphans.
+"message": …, "exit_code": …}`. When the parent dies,
+however it dies, the child reads end-of-file and ends too: no orphans.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from gdmix_core.config import DataConfig, FeatureColumn
 from gdmix_core.data.layout import DesignSpec, GroupingSpec
-from gdmix_core.metrics.metric import MetricValue
+from gdmix_core.metric_value import MetricValue
 
 Role = Literal["train", "validation"]
 
@@ -644,8 +644,10 @@ def _adapter(kind: type[Task] | type[TaskResult]) -> TypeAdapter[Any]:
 
 def to_json(value: Task | TaskResult) -> str:
     """Return the JSON form of a task or result; floats survive the round trip exactly."""
-    text: bytes = _adapter(type(value)).dump_json(value)
-    return text.decode()
+    from pydantic_core import to_json as dump
+
+    # Infinities are constants, which `validate_json` reads back: a gradient ratio may be infinite.
+    return dump(value, inf_nan_mode="constants").decode()
 
 
 def task_from_json(kind: str, text: str) -> Task:

@@ -8,8 +8,8 @@ import typer
 
 from gdmix_client.cli import cluster, data, jobs, models
 from gdmix_client.cli.command_group import CommandGroup
-from gdmix_client.cli.printing import result
 from gdmix_client.cli.doctor import doctor
+from gdmix_client.cli.printing import result
 from gdmix_client.cli.quickstart import quickstart
 from gdmix_client.cli.train import train
 from gdmix_client.cli.validate import validate

@@ -7,7 +7,10 @@ from enum import IntEnum
 from typing import Final
 
 from gdmix_core.errors import UsageError
+from gdmix_core.metric_value import MetricValue
 from gdmix_core.solvers.losses import Loss
+
+__all__ = ["Metric", "MetricKind", "MetricValue", "parse_metric"]
 
 
 class MetricKind(IntEnum):
@@ -78,23 +81,6 @@ class Metric:
         if best is None or best.value is None:
             return True
         return value.value > best.value if self.higher_is_better else value.value < best.value
-
-
-@dataclass(frozen=True, slots=True)
-class MetricValue:
-    """A metric's value, or why there is none.
-
-    Attributes:
-        value: The value, finite; None when it is undefined.
-        reason: Why there is no value.
-        entities: Per-entity metrics: entities where the metric is defined.
-        entities_undefined: Per-entity metrics: entities where it is not, and which the mean leaves out.
-    """
-
-    value: float | None
-    reason: str = ""
-    entities: int | None = None
-    entities_undefined: int | None = None
 
 
 def parse_metric(name: str) -> Metric:

@@ -162,9 +162,7 @@ def _coordinate_specs(
     groupings: dict[str, GroupingSpec] = {}
     for name, coordinate in config.coordinates.items():
         if isinstance(coordinate, FixedEffect):
-            designs[name] = DesignSpec(
-                name=name, bags=coordinate.features, intercept=coordinate.intercept
-            )
+            designs[name] = DesignSpec(name=name, bags=coordinate.features, intercept=coordinate.intercept)
         else:
             groupings[name] = GroupingSpec(
                 name=name,

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from gdmix_core.config import config_from_json
-
 from gdmix_server.program.program_input import ProgramInput
 from gdmix_server.state.effects import Effects
 from gdmix_server.state.instructions import Emit

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gdmix_core.errors import InternalError
-
 from gdmix_server.state.effects import Effects
 from gdmix_server.state.events import (
     Event,

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 from gdmix_core.errors import InternalError
 from gdmix_core.tasks import TaskResult, result_from_json
-
 from gdmix_server.state.model import (
     FixedEffectOutcome,
     FixedEffectStage,

@@ -8,7 +8,6 @@ from pydantic import ValidationError
 
 from gdmix_core.errors import InternalError, JobFailed, catalog
 from gdmix_core.tasks import Task, TaskResult, result_from_json
-
 from gdmix_server.state.effects import Effects
 from gdmix_server.state.events import UnitFailed, UnitFinished
 from gdmix_server.state.instructions import Acknowledge, KeepArrays, TellOptimiser

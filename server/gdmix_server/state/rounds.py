@@ -15,7 +15,6 @@ from itertools import accumulate, pairwise
 from typing import cast
 
 from gdmix_core.tasks import EvaluateFixedEffect
-
 from gdmix_server.state.model import FixedEffectStage, Lease
 from gdmix_server.state.units import RETRIES_LOOKED_AT, Unit, UnitStageRun
 from gdmix_server.state.workers import Worker

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gdmix_core.errors import Unavailable
-
 from gdmix_server.state.effects import Effects
 from gdmix_server.state.instructions import SendTask
 from gdmix_server.state.job_book import JobBook
@@ -87,9 +86,7 @@ class Scheduler:
             else:
                 self._hand_out(job, run, unit, worker, effects)
 
-    def _hand_out(
-        self, job: Job, run: StageRun, unit: Unit, worker: Worker, effects: Effects
-    ) -> None:
+    def _hand_out(self, job: Job, run: StageRun, unit: Unit, worker: Worker, effects: Effects) -> None:
         self._jobs.start_stage_clock(job, effects)
         lease = self._leases.grant(job, run, unit, worker)
         if job.row.state is JobState.QUEUED:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from gdmix_core.errors import InternalError
 from gdmix_core.tasks import Task, TaskResult
-
 from gdmix_server.state.model import Lease, UnitRow, UnitsOutcome, UnitStage
 
 # Retries that only wait for another worker are looked at this many at a time, so that an event stays cheap.

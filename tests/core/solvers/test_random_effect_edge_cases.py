@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from gdmix_core.errors import InternalError
 from gdmix_core.solvers.losses import Loss, loss_terms
 from gdmix_core.solvers.random_effect import EntityProblems, EntityStatus, solve

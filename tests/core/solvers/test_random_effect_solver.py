@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from gdmix_core.solvers.losses import Loss, loss_terms
-from gdmix_core.solvers.random_effect import EntityProblems, EntitySolutions, EntityStatus, solve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
+
+from gdmix_core.solvers.losses import Loss, loss_terms
+from gdmix_core.solvers.random_effect import EntityProblems, EntitySolutions, EntityStatus, solve
 
 LOSSES = list(Loss)
 

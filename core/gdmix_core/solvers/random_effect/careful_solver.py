@@ -60,7 +60,9 @@ def plan_careful(p: ProblemArrays, entities: Int64Array, free: npt.NDArray[np.in
     unpenalised = free[entities]
     first_l2 = p.l2[np.minimum(p.coefficient_ptr[entities], max(p.l2.size - 1, 0))]
     only_intercept = unpenalised == (p.intercept & (first_l2 == 0.0))
-    dense_cost = 7.0 * (0.5 * entries * np.minimum(size, 2.0 * entries / np.maximum(rows, 1.0)) + size**3 / 6.0)
+    dense_cost = 7.0 * (
+        0.5 * entries * np.minimum(size, 2.0 * entries / np.maximum(rows, 1.0)) + size**3 / 6.0
+    )
     rows_cost = 0.5 * rows * entries + 7.0 * (5.0 / 12.0) * rows**3
     gradients_cost = 2000.0 * entries
     dense = (size <= MOST_DENSE) & ((unpenalised > 0) | (dense_cost <= gradients_cost) | (size <= 64))

@@ -1,7 +1,7 @@
 """Newton's method with conjugate gradients for one entity whose Hessian is too large to hold.
 
 Each Newton system is solved by conjugate gradients preconditioned with the Hessian's diagonal, only as exactly as the
-outer iteration can use (Nocedal and Wright, Numerical Optimization, algorithm 7.1). Started at the prior mean, its steps
+outer iteration can use (Nocedal and Wright, Numerical Optimization, algorithm 7.1). Begun at the prior mean, its steps
 stay orthogonal to the Hessian's null space.
 """
 
@@ -117,7 +117,7 @@ def newton_conjugate_gradient(
             return iterations, moves_on(m, step, row_work)
         reached = search_line(m, theta, value, step, s, trial)
         iterations += 1
-        if reached == reached:
+        if not np.isnan(reached):
             value = reached
             failures = 0
             continue

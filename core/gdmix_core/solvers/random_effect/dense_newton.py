@@ -77,7 +77,7 @@ def add_gram(m: Model, scale: Float64Array, H: Float64Array) -> None:
 @compiled(fastmath=_CONTRACT)
 def factor_pivoted(H: Float64Array, scale: Float64Array, pivots: Int64Array) -> int:
     """Factor P·S·H·S·Pᵀ = Uᵀ·U in place (upper triangle), with S = `scale` to a unit diagonal; return the rank."""
-    d = H.shape[0]
+    d: int = H.shape[0]
     for j in range(d):
         scale[j] = 1.0 / math.sqrt(H[j, j]) if H[j, j] > 0.0 else 0.0
         pivots[j] = j
@@ -226,7 +226,7 @@ def newton_dense(
         if not finished:
             reached = search_line(m, theta, value, step, s, trial)
             iterations += 1
-            if reached == reached:
+            if not np.isnan(reached):
                 value = reached
                 continue
             # In the noise: a plain step is the last thing to try.

@@ -83,7 +83,7 @@ class LaneFactors(NamedTuple):
 
     U: Float64Array
     reciprocal: Float64Array
-    spare_U: Float64Array
+    spare_factor: Float64Array
     spare_reciprocal: Float64Array
     scaled: Float64Array
 
@@ -263,7 +263,7 @@ def newton(
             reciprocal = factors.reciprocal
             mixed = any_lane(active - needed)
             if mixed:
-                U = factors.spare_U
+                U = factors.spare_factor
                 reciprocal = factors.spare_reciprocal
             lost = factor(
                 X, size * LANES, control.active.size, count, size, rows.curvature, c.ridge,

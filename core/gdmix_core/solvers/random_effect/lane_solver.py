@@ -58,7 +58,7 @@ _POISSON: Final = 2
 
 
 class Rotation(NamedTuple):
-    """Scratch for the problem in rows: R, the factor of K, reciprocal l2, α, and what stands for rows and coefficients."""
+    """Scratch for the problem in rows: R, the factor of K, reciprocal l2, α, and the rows and coefficients."""
 
     R: Float64Array
     K: Float64Array
@@ -153,7 +153,7 @@ def _rotate(
     active: Float64Array,
     warm: bool,
 ) -> int:
-    """Set up the problem in rows: its matrix rotation.R, its start and its offsets. Returns its number of coefficients."""
+    """Set up the problem in rows: matrix rotation.R, start and offsets. Returns its number of coefficients."""
     free = TILE if kind == DUAL_FREE_INTERCEPT else 0
     width = count + free
     zero = broadcast(0.0)
@@ -219,7 +219,9 @@ def _rotate_back(
 
 
 @compiled(inline=True)
-def _set_stop(kind: int, count: int, size: int, ridge: Float64Array, allowed: Float64Array, stop: Float64Array) -> None:
+def _set_stop(
+    kind: int, count: int, size: int, ridge: Float64Array, allowed: Float64Array, stop: Float64Array
+) -> None:
     """Set the gradient at which Newton's method stops, so that the certificate holds with room to spare."""
     if kind == PRIMAL:
         store(stop, 0, broadcast(0.5) * load(allowed, 0))
@@ -346,7 +348,7 @@ def lane_workspace(rows: int, size: int, entries: int, dual_rows: int, hessian_s
         LaneFactors(
             U=lanes(hessian_size * hessian_size),
             reciprocal=lanes(hessian_size),
-            spare_U=lanes(hessian_size * hessian_size),
+            spare_factor=lanes(hessian_size * hessian_size),
             spare_reciprocal=lanes(hessian_size),
             scaled=lanes(max(rows, size) * TILE),
         ),

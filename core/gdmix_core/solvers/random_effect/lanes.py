@@ -21,7 +21,8 @@ from typing import Any, Final
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.datamodel import models
-from numba.extending import intrinsic, lower_builtin, register_model, type_callable
+from numba.extending import intrinsic as _numba_intrinsic
+from numba.extending import lower_builtin, register_model, type_callable
 
 from gdmix_core.compiled import compiled
 
@@ -32,7 +33,9 @@ _DOUBLE: Final = ir.DoubleType()
 _VECTOR: Final = ir.VectorType(_DOUBLE, LANES)
 _INTEGERS: Final = ir.VectorType(ir.IntType(64), LANES)
 
-_ROUNDER: Final = 6755399441055744.0  # 1.5·2^52: adding it leaves the nearest integer in the low bits of the sum
+_ROUNDER: Final = (
+    6755399441055744.0  # 1.5·2^52: adding it leaves the nearest integer in the low bits of the sum
+)
 
 
 class LanesType(types.Type):
@@ -114,7 +117,13 @@ def _elementwise(name: str, count: int) -> Callable[..., Any]:
 # ------------------------------------------------------------------------------------ memory
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+def intrinsic(code: Callable[..., Any]) -> Callable[..., Any]:
+    """Make an intrinsic that kernels call without its first parameter, the typing context."""
+    made: Callable[..., Any] = _numba_intrinsic(code)
+    return made
+
+
+@intrinsic
 def load(typing_context: Any, array: Any, offset: Any) -> Any:  # noqa: ARG001
     """Read array[offset : offset + LANES] of a contiguous float64 array."""
 
@@ -125,7 +134,7 @@ def load(typing_context: Any, array: Any, offset: Any) -> Any:  # noqa: ARG001
     return lanes_type(array, types.intp), code
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def store(typing_context: Any, array: Any, offset: Any, value: Any) -> Any:  # noqa: ARG001
     """Write a value to array[offset : offset + LANES] of a contiguous float64 array."""
 
@@ -137,7 +146,7 @@ def store(typing_context: Any, array: Any, offset: Any, value: Any) -> Any:  # n
     return types.void(array, types.intp, lanes_type), code
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def broadcast(typing_context: Any, value: Any) -> Any:  # noqa: ARG001
     """Put one float64 number into every lane."""
 
@@ -150,13 +159,13 @@ def broadcast(typing_context: Any, value: Any) -> Any:  # noqa: ARG001
 # ------------------------------------------------------------------------------------ arithmetic
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:  # noqa: ARG001
     """Return a·b + c, rounded once."""
     return lanes_type(a, b, c), _elementwise("fma", 3)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def fused_less(typing_context: Any, a: Any, b: Any, c: Any) -> Any:  # noqa: ARG001
     """Return c − a·b, rounded once."""
 
@@ -167,19 +176,19 @@ def fused_less(typing_context: Any, a: Any, b: Any, c: Any) -> Any:  # noqa: ARG
     return lanes_type(a, b, c), code
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def square_root(typing_context: Any, a: Any) -> Any:  # noqa: ARG001
     """Return √a."""
     return lanes_type(a), _elementwise("sqrt", 1)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def absolute(typing_context: Any, a: Any) -> Any:  # noqa: ARG001
     """Return |a|."""
     return lanes_type(a), _elementwise("fabs", 1)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def times_power_of_two(typing_context: Any, a: Any, shifted: Any) -> Any:  # noqa: ARG001
     """Return a·2^k, where `shifted` is k + 1.5·2^52, for |k| ≤ 1022."""
 
@@ -203,13 +212,13 @@ def _comparison(predicate: str) -> Callable[..., Any]:
     return code
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def where_less(typing_context: Any, a: Any, b: Any, yes: Any, no: Any) -> Any:  # noqa: ARG001
     """Return `yes` in the lanes where a < b, and `no` elsewhere (NaN counts as "not less")."""
     return lanes_type(a, b, yes, no), _comparison("<")
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def any_lane(typing_context: Any, mask: Any) -> Any:  # noqa: ARG001
     """Return whether any lane of a mask is yes."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -84,7 +85,7 @@ def survey(
         free[e] = without
         unbounded[e] = 0
         cost[e] = 1.0
-        if not sane == 0.0:
+        if sane != 0.0:  # NaN, too
             method[e] = BROKEN
             continue
         if weight == 0.0 or d == 0:
@@ -169,7 +170,7 @@ def _chunks_of(p: ProblemArrays, chosen: Int64Array, kind: int, cost: Float64Arr
     group_rows = -(-np.maximum.reduceat(rows, starts) // block) * block
     group_size = -(-np.maximum.reduceat(size, starts) // TILE) * TILE
     chunks = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         most_rows = int(group_rows[low:high].max())
         most_size = int(group_size[low:high].max())
         chunks.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +55,7 @@ class EntityProblems:
 
     def __post_init__(self) -> None:
         rows, coefficients = int(self.row_ptr[-1]), int(self.coefficient_ptr[-1])
-        expected = {
+        expected: dict[str, tuple[npt.NDArray[Any], int]] = {
             "coefficient_ptr": (self.coefficient_ptr, self.row_ptr.size),
             "indptr": (self.indptr, rows + 1),
             "labels": (self.labels, rows),

@@ -40,7 +40,7 @@ class Model(NamedTuple):
 
 
 class State(NamedTuple):
-    """An iterate: predictors, residuals w·(μ−y), curvatures w·dμ/dz, magnitudes w·(|y|+|μ|), gradient, gradient noise."""
+    """An iterate: predictors, residuals w·(μ−y), curvatures w·dμ/dz, magnitudes w·(|y|+|μ|), gradient and its noise."""
 
     z: Float64Array
     residual: Float64Array
@@ -156,7 +156,7 @@ def search_line(
     """Go from theta against `step` as far as is useful; return the objective there, or NaN where no length helps.
 
     The whole step is shortened until the objective falls and the slope behind it has not turned far upwards; it is
-    doubled while the slope stays nearly as steep or the objective still halves (an exponential's Newton steps are short).
+    doubled while the slope stays nearly as steep or the objective still halves (an exponential's steps are short).
     On success theta and the state are those of the new point, else both are as before.
     """
     slope = 0.0
@@ -198,7 +198,8 @@ def search_line(
 def moves_on(m: Model, step: Float64Array, scratch: Float64Array) -> bool:
     """Return whether a Newton step still changes some row's predictor although the gradient has vanished."""
     multiply(m, step, scratch)
+    largest = 0.0
     for i in range(m.y.size):
-        if m.w[i] > 0.0 and abs(scratch[i]) > 0.25:
-            return True
-    return False
+        if m.w[i] > 0.0:
+            largest = max(largest, abs(scratch[i]))
+    return largest > 0.25

@@ -57,7 +57,7 @@ def solve(
         problems: the entities.
         loss: the loss.
         variances: also return the diagonal of each inverse Hessian at the solution.
-        initial: float64[C], where to start instead of the prior mean, say the previous pass's solution; it MUST be finite.
+        initial: float64[C], where to start instead of the prior mean, say the previous pass's solution; MUST be finite.
         max_iterations: most Newton steps of an entity.
         threads: threads to use; kernels release the GIL.
     """
@@ -89,7 +89,16 @@ def solve(
     def fit_chunk(chunk: LaneChunk) -> None:
         workspace = lane_workspace(chunk.rows, chunk.size, chunk.entries, chunk.dual_rows, chunk.hessian_size)
         solve_lanes(
-            int(loss), chunk.order, chunk.methods, p, start, warm, max_iterations, outputs, unsolved, *workspace
+            int(loss),
+            chunk.order,
+            chunk.methods,
+            p,
+            start,
+            warm,
+            max_iterations,
+            outputs,
+            unsolved,
+            *workspace,
         )
 
     on_threads(fit_chunk, lane_chunks(p, method, unbounded, cost), threads)
@@ -157,7 +166,9 @@ def _parts(entities: Int64Array, threads: int) -> list[Int64Array]:
     return np.array_split(entities, min(entities.size, 8 * threads))
 
 
-def _settle(result: EntitySolutions, coefficient_ptr: npt.NDArray[np.int64], method: npt.NDArray[np.int8]) -> None:
+def _settle(
+    result: EntitySolutions, coefficient_ptr: npt.NDArray[np.int64], method: npt.NDArray[np.int8]
+) -> None:
     """Give the entities that no kernel touched their certificate and status."""
     broken = method == BROKEN
     result.status[broken] = EntityStatus.NUMERICAL_FAILURE

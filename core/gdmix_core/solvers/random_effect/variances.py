@@ -35,7 +35,7 @@ _PIVOT_FLOOR: Final = 1e-13
 
 @compiled(fastmath=_CONTRACT)
 def cholesky(H: Float64Array) -> None:
-    """Factor H = Uᵀ·U in place in the upper triangle; a pivot lost to rounding is held at `_PIVOT_FLOOR` of its diagonal."""
+    """Factor H = Uᵀ·U in place in the upper triangle; a pivot lost to rounding is held at `_PIVOT_FLOOR`."""
     d = H.shape[0]
     whole = np.empty(d)
     for k in range(d):
@@ -205,6 +205,8 @@ def inverse_hessian_diagonals(
         if part.size
     ]
     on_threads(
-        lambda part: variances_of_range(int(loss), part[0], part[1], p, coefficients, method, out), parts, threads
+        lambda part: variances_of_range(int(loss), part[0], part[1], p, coefficients, method, out),
+        parts,
+        threads,
     )
     return out
