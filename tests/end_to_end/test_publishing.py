@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gdmix_client import JobState, LocalCluster
-from gdmix_core.store import open_store
+from gdmix_core.store import decode, open_store
 
 Make = Callable[..., dict[str, Any]]
 
@@ -40,9 +40,9 @@ def test_train_twice_and_roll_back(
         ids = [value.as_py() for value in part["entity_id"]]
         found = store.get_many("shop", first.version, {"per_user": ids})
         assert ids
-        for row, entity in enumerate(ids):
-            record = found.records["per_user"][entity]
-            assert record is not None
+        for row, stored in enumerate(found.records["per_user"]):
+            assert stored is not None
+            record = decode(stored)
             assert np.array_equal(record.coefficients, part["coefficients"][row].values.to_numpy())
             assert np.array_equal(record.indices, part["indices"][row].values.to_numpy())
 
