@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from gdmix_core.config import DataConfig, FeatureColumn
 from gdmix_core.data.layout import DesignSpec, GroupingSpec
 from gdmix_core.metric_value import MetricValue
+from gdmix_core.publish_ticket import PublishTicket
 
 Role = Literal["train", "validation"]
 
@@ -492,15 +493,15 @@ class BeginPublish(Task):
     store: str
     model: str
     epoch: int
+    model_root: str
+    """`<output>/models`: versions that lie there are not given out again by a store that was emptied."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishBegun(TaskResult):
     """The version to be written."""
 
-    version: int
-    active: int | None
-    """Active version at the start of the publish: what activation compares with."""
+    ticket: PublishTicket
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -544,13 +545,10 @@ class PublishPart(Task):
 
     kind = "publish_part"
     store: str
-    model: str
-    version: int
-    epoch: int
+    ticket: PublishTicket
     coordinate: str
     part: int
     model_directory: str
-    active: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -568,10 +566,7 @@ class FinishPublish(Task):
 
     kind = "finish_publish"
     store: str
-    model: str
-    version: int
-    epoch: int
-    active: int | None
+    ticket: PublishTicket
     activate: bool
     keep: int
     model_directory: str

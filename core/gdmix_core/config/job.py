@@ -141,6 +141,8 @@ class FixedEffect(Coordinate):
     """The built-in generalized linear model; it must be the job's task."""
     regularize_bias: Switch = False
     """Whether l2 covers the intercept."""
+    max_iterations: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 2000
+    """Bound on the optimiser's iterations; what stops there is reported as unconverged."""
     solver: Literal["auto", "newton", "lbfgs"] = "auto"
     """`auto` takes exact Newton while its Hessian is affordable, L-BFGS beyond."""
 

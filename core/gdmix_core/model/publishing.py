@@ -14,8 +14,9 @@ from pathlib import Path
 from gdmix_core.errors import ActivationConflict, DataError, GdmixError
 from gdmix_core.model.coefficients import iterate_blocks
 from gdmix_core.model.directory import FEATURE_INDEX_FILE, FIXED_EFFECT_FILE, ModelDirectory
+from gdmix_core.publish_ticket import PublishTicket
 from gdmix_core.store.contract import CoefficientStore
-from gdmix_core.store.publication import PublishedPart, PublishTicket, Seal
+from gdmix_core.store.publication import PublishedPart, Seal
 
 
 @dataclass(frozen=True, slots=True)

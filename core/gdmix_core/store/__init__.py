@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gdmix_core.publish_ticket import PublishTicket
 from gdmix_core.store.contract import CoefficientStore
 from gdmix_core.store.control import VersionState
 from gdmix_core.store.opening import open_store
@@ -10,7 +11,6 @@ from gdmix_core.store.publication import (
     CoordinateSeal,
     EntityRecords,
     PublishedPart,
-    PublishTicket,
     Seal,
     VersionInfo,
 )

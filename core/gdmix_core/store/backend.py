@@ -6,8 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+from gdmix_core.publish_ticket import PublishTicket
 from gdmix_core.store.control import Control
-from gdmix_core.store.publication import PublishedPart, PublishTicket, Seal, StoredPairs
+from gdmix_core.store.publication import PublishedPart, Seal, StoredPairs
 
 T = TypeVar("T")
 

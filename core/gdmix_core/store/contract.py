@@ -16,13 +16,13 @@ from types import TracebackType
 from typing import Final, Self
 
 from gdmix_core.errors import Conflict, NotFound, VersionGone
+from gdmix_core.publish_ticket import PublishTicket
 from gdmix_core.store import control as rules
 from gdmix_core.store import keys
 from gdmix_core.store.control import Control, VersionState
 from gdmix_core.store.publication import (
     BlobSeal,
     PublishedPart,
-    PublishTicket,
     Seal,
     add_up,
     chunks,

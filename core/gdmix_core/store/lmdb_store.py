@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from gdmix_core.data.array_file import write_arrays
 from gdmix_core.errors import StoreCorrupt, StoreError, StoreUnavailable, UsageError, VersionGone
+from gdmix_core.publish_ticket import PublishTicket
 from gdmix_core.store import control as rules
 from gdmix_core.store import keys
 from gdmix_core.store.contract import CoefficientStore
@@ -44,7 +45,6 @@ from gdmix_core.store.lmdb_files import (
 from gdmix_core.store.publication import (
     CHECKSUM_MASK,
     PublishedPart,
-    PublishTicket,
     Seal,
     StoredPairs,
     seal_from_json,

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from gdmix_core.errors import Conflict, StoreError, StoreUnavailable, UsageError, VersionGone
+from gdmix_core.publish_ticket import PublishTicket
 from gdmix_core.store import control as rules
 from gdmix_core.store import keys
 from gdmix_core.store.contract import CoefficientStore
@@ -22,7 +23,6 @@ from gdmix_core.store.control import Control, control_from_json
 from gdmix_core.store.publication import (
     CHECKSUM_MASK,
     PublishedPart,
-    PublishTicket,
     Seal,
     StoredPairs,
     seal_from_json,

@@ -27,14 +27,17 @@ from gdmix_server.state.model import Published, Report
 def publish(job: ProgramInput, prepared: Prepared, best: Pass) -> Steps[None]:
     """Take a version number, put the model directory together, write the store, seal, activate, clean up."""
     config = job.config
-    begin = BeginPublish(output="", store=job.store, model=config.model, epoch=job.epoch)
+    model_root = f"{config.output}/models"
+    begin = BeginPublish(
+        output="", store=job.store, model=config.model, epoch=job.epoch, model_root=model_root
+    )
     begun = yield from run("publish.begin", "taking a version number", [begin])
-    ticket = cast("PublishBegun", begun.results[0])
+    ticket = cast("PublishBegun", begun.results[0]).ticket
     finish = FinishModel(
         output="",
         job_id=job.job_id,
         config_json=config_to_json(config),
-        model_root=f"{config.output}/models",
+        model_root=model_root,
         version=ticket.version,
         index=prepared.index,
         parts=tuple(trained.part for trained in best.trained.values()),
@@ -48,13 +51,10 @@ def publish(job: ProgramInput, prepared: Prepared, best: Pass) -> Steps[None]:
         PublishPart(
             output="",
             store=job.store,
-            model=config.model,
-            version=ticket.version,
-            epoch=job.epoch,
+            ticket=ticket,
             coordinate=name,
             part=part,
             model_directory=model.directory,
-            active=ticket.active,
         )
         for name in random_effects
         for part in range(len(best.trained[name].part.directories))
@@ -68,10 +68,7 @@ def publish(job: ProgramInput, prepared: Prepared, best: Pass) -> Steps[None]:
     seal = FinishPublish(
         output="",
         store=job.store,
-        model=config.model,
-        version=ticket.version,
-        epoch=job.epoch,
-        active=ticket.active,
+        ticket=ticket,
         activate=config.activate,
         keep=config.keep,
         model_directory=model.directory,

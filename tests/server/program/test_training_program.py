@@ -10,6 +10,7 @@ from gdmix_core import tasks
 from gdmix_core.config import JobConfig, parse_config
 from gdmix_core.errors import DataError
 from gdmix_core.metrics import MetricValue
+from gdmix_core.publish_ticket import PublishTicket
 from gdmix_server.program import ProgramInput, training_program
 from gdmix_server.state.model import FixedEffectOutcome, FixedEffectStage, Report, UnitsOutcome, UnitStage
 
@@ -121,7 +122,7 @@ class Driver:
                     entities_undefined={"auc:user_id": 1},
                 )
             case tasks.BeginPublish():
-                return tasks.PublishBegun(seconds=0, version=12, active=11)
+                return tasks.PublishBegun(seconds=0, ticket=PublishTicket("movies", 12, 11, 4))
             case tasks.FinishModel():
                 return tasks.ModelFinished(seconds=0, directory="out/models/12", content_digest="d")
             case tasks.PublishPart():

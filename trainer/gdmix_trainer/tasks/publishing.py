@@ -31,7 +31,7 @@ from gdmix_trainer.tasks.indexes import feature_index_of
 if TYPE_CHECKING:
     from gdmix_core.config import JobConfig
     from gdmix_core.model import CoordinateManifest, ModelManifest
-    from gdmix_core.store import CoefficientStore, PublishedPart, PublishTicket
+    from gdmix_core.store import CoefficientStore, PublishedPart
 
 _RUN_FILE = "run.json"
 _WORK_FOLDER = ".gdmix"
@@ -40,9 +40,12 @@ _WORK_FOLDER = ".gdmix"
 def begin_publish(task: BeginPublish, context: TaskContext) -> PublishBegun:
     """Take a version number from the store and note what is active."""
     context.check()
+    from gdmix_core.model import list_versions
+
+    minimum = 1 + max(list_versions(Path(task.model_root)), default=0)
     with _store(task.store) as store:
-        ticket = store.begin_version(task.model, epoch=task.epoch)
-    return PublishBegun(version=ticket.version, active=ticket.active, seconds=0.0)
+        ticket = store.begin_version(task.model, epoch=task.epoch, minimum=minimum)
+    return PublishBegun(ticket=ticket, seconds=0.0)
 
 
 def finish_model(task: FinishModel, context: TaskContext) -> ModelFinished:
@@ -83,7 +86,7 @@ def publish_part(task: PublishPart, context: TaskContext) -> PartPublished:
     with _store(task.store) as store:
         part = publish(
             store,
-            _ticket(task),
+            task.ticket,
             open_model(task.model_directory),
             task.coordinate,
             task.part,
@@ -101,14 +104,14 @@ def finish_publish(task: FinishPublish, context: TaskContext) -> PublishFinished
     from gdmix_core.model.publishing import activate_published, finish_publication
 
     context.check()
-    ticket = _ticket(task)
+    ticket = task.ticket
     with _store(task.store) as store:
         seal = finish_publication(store, ticket, open_model(task.model_directory), _published_parts(task))
         activated, winner = False, None
         if task.activate:
             publication = activate_published(store, ticket)
             activated, winner = publication.activated, publication.winner
-        removed = store.cleanup(task.model, keep=task.keep)
+        removed = store.cleanup(ticket.model, keep=task.keep)
     return PublishFinished(
         activated=activated,
         winner=winner,
@@ -141,12 +144,6 @@ def _store(url: str) -> Iterator[CoefficientStore]:
         yield store
     finally:
         store.close()
-
-
-def _ticket(task: PublishPart | FinishPublish) -> PublishTicket:
-    from gdmix_core.store import PublishTicket
-
-    return PublishTicket(task.model, task.version, task.active, task.epoch)
 
 
 def _published_parts(task: FinishPublish) -> list[PublishedPart]:
