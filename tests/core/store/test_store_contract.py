@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +24,14 @@ from gdmix_core.errors import (
     UsageError,
     VersionGone,
 )
-from gdmix_core.store import CoefficientBlock, CoefficientStore, VersionState, decode, decode_many, open_store
+from gdmix_core.store import (
+    CoefficientBlock,
+    CoefficientStore,
+    PublishedPart,
+    VersionState,
+    decode,
+    decode_many,
+)
 from gdmix_core.store.control import start_deleting
 
 Publish = Callable[..., Any]
@@ -286,27 +297,33 @@ def test_many_publishers_at_once_one_wins(case: Any, publish: Publish) -> None:
             store.verify("movies", version)
 
 
-def _write_in_process(
-    url: str, ticket: Any, part: int, block: CoefficientBlock, schema: int, spill: str
-) -> Any:
-    with open_store(url) as store:
-        return store.write_part(ticket, "per_user", part, [block], schema=schema, spill=spill)
-
-
-def test_several_processes_write_one_version(
-    case: Any, make_block: Callable[..., CoefficientBlock], schema: int, tmp_path: Any
-) -> None:
+def test_several_processes_write_one_version(case: Any, schema: int, tmp_path: Any) -> None:
+    script = Path(__file__).with_name("part_writer.py")
     with case.open() as store:
         ticket = store.begin_version("movies")
-        work = [
-            (case.url, ticket, part, make_block([b"%d-%d" % (part, i) for i in range(50)], seed=part), schema,
-             str(tmp_path / f"spill-{part}"))
+        writers = [
+            subprocess.Popen(
+                [
+                    sys.executable,
+                    str(script),
+                    json.dumps(
+                        {
+                            "url": case.url,
+                            "ticket": asdict(ticket),
+                            "part": part,
+                            "entities": 50,
+                            "schema": schema,
+                            "spill": str(tmp_path / f"spill-{part}"),
+                        }
+                    ),
+                ],
+                stdout=subprocess.PIPE,
+            )
             for part in range(3)
-        ]  # fmt: skip
-        with multiprocessing.get_context("spawn").Pool(2) as pool:
-            parts = pool.starmap(_write_in_process, work)
-            pool.close()
-            pool.join()
+        ]
+        answers = [writer.communicate(timeout=120)[0] for writer in writers]
+        assert [writer.returncode for writer in writers] == [0, 0, 0]
+        parts = [PublishedPart(**json.loads(answer)) for answer in answers]
         seal = store.finish(ticket, parts, b"{}", {}, schema=schema, expected={"per_user": 150})
         assert store.verify("movies", ticket.version) == seal
 
