@@ -64,7 +64,7 @@ def config(data: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
                 "train": str(data / "train.parquet"),
                 "validation": str(data / "validation.parquet"),
                 "columns": {"label": "response"},
-                "shards": 6,
+                "shards": 12,
             },
             "features": {
                 "user": ["age"],
@@ -72,7 +72,7 @@ def config(data: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
             },
             "coordinates": {
                 "global": {"fixed_effect": "logistic_regression", "features": ["user", "item"]},
-                "per_user": {"random_effect": "user_id", "features": ["item"], "partitions": 24},
+                "per_user": {"random_effect": "user_id", "features": ["item"], "partitions": 96},
                 "per_item": {"random_effect": "item_id", "features": ["user"], "partitions": 3},
             },
             "metrics": ["auc", "logloss", "auc:user_id"],

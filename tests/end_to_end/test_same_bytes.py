@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
 import signal
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,7 +60,7 @@ def in_the_middle(detail: object, coordinate: str) -> bool:
     """Whether the coordinate's main stage runs and has begun to finish work."""
     if not isinstance(detail, Progress) or detail.coordinate != coordinate:
         return False
-    return detail.round_number >= 3 or (detail.units_total == 24 and 1 <= detail.units_done < 24)
+    return detail.round_number >= 3 or (detail.units_total == 96 and 1 <= detail.units_done < 96)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
@@ -89,31 +92,32 @@ def test_a_kill_in_the_middle(
 
 
 def test_finished_partitions_are_not_trained_again(config: Make, tmp_path: Path) -> None:
-    """After the coordinator's death, what was accepted before stays where it was."""
-    work = tmp_path / "out" / ".gdmix" / "jobs"
-    with LocalCluster(workers=1, state_dir=tmp_path / "state") as cluster, cluster.client() as client:
+    """After the coordinator's death, the attempts that were accepted before are the ones that count."""
+    state = tmp_path / "state"
+    with LocalCluster(workers=1, state_dir=state) as cluster, cluster.client() as client:
         cluster.wait_until_ready()
         job = client.submit(config(output=str(tmp_path / "out")))
-        before: dict[str, float] = {}
-        after: dict[str, float] = {}
+        before: dict[int, str] = {}
         for event in client.watch(job.job_id):
             if not before and in_the_middle(event.detail, "per_user"):
                 os.kill(cluster.pids()["coordinator"], signal.SIGKILL)
-                before = modification_times(work)
-            elif before and isinstance(event.detail, Progress) and event.detail.coordinate == "per_item":
-                after = after or modification_times(work)
+                before = accepted_directories(state, "per_user.1.train")
         assert client.get(job.job_id).state is JobState.SUCCEEDED
-    finished = {path: time for path, time in before.items() if "per_user.1.train" in path}
-    assert finished
-    assert all(after.get(path) == time for path, time in finished.items())
-    units = [Path(path).name.split("-")[0] for path in after if "per_user.1.train" in path]
-    # At most the one unit that ran while the coordinator died may have a second attempt.
-    assert len(units) - len(set(units)) <= 1
+    after = accepted_directories(state, "per_user.1.train")
+    assert before
+    assert len(after) == 96
+    assert before == {unit: after[unit] for unit in before}
+    again = [directory for directory in after.values() if "-a1-" not in directory]
+    # At most the one unit that ran while the coordinator died may have needed a second attempt.
+    assert len(again) <= 1
 
 
-def modification_times(work: Path) -> dict[str, float]:
-    """Times of the finished coefficient files of all attempts, by directory."""
-    return {str(path.parent): path.stat().st_mtime for path in work.rglob("coefficients.parquet")}
+def accepted_directories(state: Path, stage: str) -> dict[int, str]:
+    """Directory of the accepted attempt of every finished unit of a stage, off the journal."""
+    with contextlib.closing(sqlite3.connect(state / "journal.sqlite")) as journal:
+        rows = journal.execute("SELECT unit, document FROM units WHERE stage = ?", (stage,)).fetchall()
+    units = {unit: json.loads(document) for unit, document in rows}
+    return {unit: str(row["directory"]) for unit, row in units.items() if row["done"]}
 
 
 def test_a_cancelled_job_resumes_to_the_same_bytes(
