@@ -241,9 +241,8 @@ def _claim(directory: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class WarmUpReport:
-    """What `warm_up` did: whether this process compiled, how many groups of kernels, the seconds."""
+    """What `warm_up` did: the groups of kernels that this process compiled, the seconds it took."""
 
-    compiled: bool
     groups: int
     seconds: float
 
@@ -281,35 +280,42 @@ def _core_sources() -> list[tuple[str, bytes]]:
 def warm_up(
     progress: Callable[[str, int, int], None] | None = None, modules: Collection[str] | None = None
 ) -> WarmUpReport:
-    """Have every registered kernel compiled and cached; one process does the work, others wait for it.
+    """Have every registered kernel compiled and cached, each group of them by one process of the machine.
 
-    A second call, in any process, for the same sources and numerics fingerprint finds a marker and returns
-    within milliseconds, without importing numba.
+    Processes that start together share the groups between them: each takes one that nobody is at, and at the end
+    waits for those of the others. A call after that, in any process, for the same sources and numerics
+    fingerprint finds a marker and returns within milliseconds, without importing numba.
 
     Args:
-        progress: called with (name, groups done, groups in all) before each group and at the end, with "".
+        progress: called with (name, groups done on this machine, groups in all) before each group that this
+            process compiles, and at the end with "" where it compiled any.
         modules: the kernel modules to warm up; all of `kernel_modules()` unless given.
     """
     start = time.monotonic()
     sources = _core_sources()
     names = kernel_modules(sources) if modules is None else sorted(modules)
-    marker = cache_directory() / f"warm-{_warm_digest(sources, names)}"
-    if marker.exists():
-        return WarmUpReport(compiled=False, groups=0, seconds=time.monotonic() - start)
-    with _exclusive(cache_directory() / "warm-up.lock"):
-        if marker.exists():  # another process did it while this one waited
-            return WarmUpReport(compiled=False, groups=0, seconds=time.monotonic() - start)
+    markers = cache_directory() / f"warm-{_warm_digest(sources, names)}"
+    complete = markers / "complete"
+    compiled_here = 0
+    if not complete.exists():
+        markers.mkdir(mode=0o700, exist_ok=True)
         for name in names:
             import_module(name)
         groups = sorted(group for group, call in _warm_ups.items() if call.__module__ in names)
-        for done, group in enumerate(groups):
-            if progress is not None:
-                progress(group, done, len(groups))
-            _run_warm_up(group)
-        if progress is not None:
+        for wait in (False, True):
+            for group in groups:
+                done = markers / group
+                with _exclusive(markers / f"{group}.lock", wait) as held:
+                    if held and not done.exists():
+                        if progress is not None:
+                            progress(group, sum((markers / other).exists() for other in groups), len(groups))
+                        _run_warm_up(group)
+                        done.touch(mode=0o600)
+                        compiled_here += 1
+        if progress is not None and compiled_here:
             progress("", len(groups), len(groups))
-        marker.touch(mode=0o600)
-    return WarmUpReport(compiled=True, groups=len(groups), seconds=time.monotonic() - start)
+        complete.touch(mode=0o600)
+    return WarmUpReport(compiled_here, time.monotonic() - start)
 
 
 def _run_warm_up(name: str) -> None:
@@ -329,16 +335,22 @@ def _warm_digest(sources: list[tuple[str, bytes]], modules: list[str]) -> str:
 
 
 @contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    """Hold a lock among the processes of this machine; where locks do not work, go on regardless."""
+def _exclusive(path: Path, wait: bool) -> Iterator[bool]:
+    """Hold a lock among the processes of this machine, or tell that another holds it, unless asked to wait.
+
+    Where locks do not work, everybody holds it.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
+        held = True
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            held = False
         except OSError as error:
             warnings.warn(
                 f"cannot lock {path} ({error}): processes may compile twice", RuntimeWarning, stacklevel=4
             )
-        yield
+        yield held
     finally:
         os.close(descriptor)

@@ -23,7 +23,7 @@ _LATER: Final = (
 
 
 def prepare() -> None:
-    """Import the task functions and warm the kernels up; the first worker of a machine compiles, others wait.
+    """Import the task functions and warm the kernels up; workers of a machine that start together share that work.
 
     Raises:
         ImportError: The installation is broken.
@@ -35,7 +35,7 @@ def prepare() -> None:
     for module in _LATER:
         importlib.import_module(module)
     _call_one_kernel()
-    if report.compiled:
+    if report.groups:
         _log.info("compiled %d groups of kernels in %.1f s", report.groups, report.seconds)
     _log.debug("warm after %.2f s", time.monotonic() - started)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -104,23 +105,42 @@ def test_a_changed_dependency_changes_the_place_of_the_cache(monkeypatch: pytest
     assert before != compiled_module._dependency_digest(kernel)
 
 
-def test_one_process_compiles_and_the_others_wait_for_it(tmp_path: Path) -> None:
+def test_processes_share_the_groups_of_kernels_and_a_later_one_compiles_nothing(tmp_path: Path) -> None:
+    modules = [FIXED_EFFECT_KERNELS, "gdmix_core.metrics.metric_kernels"]
     code = f"""
 import json, sys
 from gdmix_core.compiled import warm_up
 calls = []
-report = warm_up(lambda *call: calls.append(call), modules=[{FIXED_EFFECT_KERNELS!r}])
-print(json.dumps([report.compiled, calls, "numba" in sys.modules]))
+report = warm_up(lambda *call: calls.append(call), modules={modules!r})
+print(json.dumps([report.groups, calls, "numba" in sys.modules]))
 """
     environment = {"GDMIX_CACHE_DIR": str(tmp_path / "cache")}
-    together = [start(code, **environment) for _ in range(2)]
+    together = [start(code, **environment) for _ in range(3)]
     reports = [json.loads(finish(process)[0]) for process in together]
-    assert sorted(report[0] for report in reports) == [False, True]
-    calls = next(report[1] for report in reports if report[0])
-    assert calls == [["fixed-effect derivatives", 0, 1], ["", 1, 1]]
+    assert sum(report[0] for report in reports) == 2, "each group is compiled once"
+    names = [call[0] for report in reports for call in report[1] if call[0]]
+    assert sorted(names) == ["fixed-effect derivatives", "metrics"]
+    assert all(report[1][-1] == ["", 2, 2] for report in reports if report[0])
     assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
     later, _ = finish(start(code, **environment))
-    assert json.loads(later) == [False, [], False]
+    assert json.loads(later) == [0, [], False]
+
+
+def test_the_group_of_a_process_that_died_is_compiled_by_another(tmp_path: Path) -> None:
+    code = f"""
+import os, signal
+from gdmix_core import compiled
+def die(name, done, total): os.kill(os.getpid(), signal.SIGKILL)
+print(compiled.warm_up({{progress}}, modules=[{FIXED_EFFECT_KERNELS!r}]).groups)
+"""
+    environment = {"GDMIX_CACHE_DIR": str(tmp_path / "cache")}
+    dying = start(code.format(progress="die"), **environment)
+    assert dying.wait(timeout=60) == -signal.SIGKILL
+    for stream in (dying.stdout, dying.stderr):
+        if stream is not None:
+            stream.close()
+    out, _ = finish(start(code.format(progress="None"), **environment))
+    assert out.split() == ["1"]
 
 
 def test_without_a_writable_directory_kernels_work_with_one_warning() -> None:

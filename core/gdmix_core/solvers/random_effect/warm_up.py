@@ -27,9 +27,5 @@ def _entity(l2: float) -> EntityProblems:
     )
 
 
-def _warm_up() -> None:
-    solve(_entity(1.0), Loss.LOGISTIC)
-    solve(_entity(0.0), Loss.LOGISTIC)
-
-
-register_warm_up("random-effect solver", _warm_up)
+register_warm_up("random effects: lanes", lambda: solve(_entity(1.0), Loss.LOGISTIC))
+register_warm_up("random effects: careful path", lambda: solve(_entity(0.0), Loss.LOGISTIC))
