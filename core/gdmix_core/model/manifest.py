@@ -183,7 +183,10 @@ def read_manifest(directory: str | Path) -> ModelManifest:
     try:
         return manifest_from_json(path.read_bytes(), str(path))
     except FileNotFoundError as error:
-        raise NotFound(f"{directory}: holds no model version ({MANIFEST_FILE} is not there)") from error
+        versions = [file.parent for file in (path.parent / "models").glob(f"*/{MANIFEST_FILE}")]
+        newest = max((v for v in versions if v.name.isdecimal()), key=lambda v: int(v.name), default=None)
+        hint = f"; the newest version below it is {newest}" if newest else ""
+        raise NotFound(f"{directory}: holds no model version ({MANIFEST_FILE} is not there){hint}") from error
 
 
 @cache

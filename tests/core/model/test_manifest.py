@@ -63,6 +63,11 @@ def test_mistakes_are_named(change: dict[str, object], message: str) -> None:
 def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="holds no model version"):
         read_manifest(tmp_path)
+    for version in ("2", "10"):
+        (tmp_path / "models" / version).mkdir(parents=True)
+        (tmp_path / "models" / version / "manifest.json").write_bytes(MANIFEST.to_json())
+    with pytest.raises(NotFound, match=r"the newest version below it is .*/models/10$"):
+        read_manifest(tmp_path)
     for text in (b"{", b"[]", b""):
         (tmp_path / "manifest.json").write_bytes(text)
         with pytest.raises(DataError, match=r"manifest\.json"):
