@@ -493,6 +493,8 @@ class BeginPublish(Task):
     store: str
     model: str
     epoch: int
+    owner: str
+    """Identity of the journal that the epoch belongs to."""
     model_root: str
     """`<output>/models`: versions that lie there are not given out again by a store that was emptied."""
 

@@ -108,7 +108,10 @@ class Coordinator:
         self._journal = Journal(self._settings.state_dir)
         try:
             machine = StateMachine(
-                epoch=self._journal.epoch, program=self._chosen_program(), settings=self._settings.machine
+                epoch=self._journal.epoch,
+                program=self._chosen_program(),
+                settings=self._settings.machine,
+                owner=self._journal.identity,
             )
             self._interpreter = Interpreter(machine, self._journal)
             await self._interpreter.start()
@@ -189,7 +192,8 @@ class Coordinator:
         )
         interpreter = self._interpreter
         jobs = Jobs(interpreter, paths, self._settings.store)
-        stores = ModelStores(self._settings.store, self._journal.epoch, paths, interpreter.jobs)
+        journal = self._journal
+        stores = ModelStores(self._settings.store, journal.epoch, journal.identity, paths, interpreter.jobs)
         names = add_services(
             self._server,
             TrainingServicer(jobs, stores, interpreter, facts),

@@ -41,12 +41,14 @@ class ModelStores:
         self,
         default_store: str,
         epoch: int,
+        owner: str,
         paths: PermittedPaths,
         jobs: Callable[[], Iterable[JobRow]],
     ) -> None:
-        """Take the default store (may be empty), this run's epoch, and where to find what jobs published."""
+        """Take the default store (may be empty), this run's epoch and journal, and where jobs that published are."""
         self._default = default_store
         self._epoch = epoch
+        self._owner = owner
         self._paths = paths
         self._jobs = jobs
 
@@ -101,6 +103,7 @@ class ModelStores:
                 version,
                 expected_active=opened.get_active(model),
                 epoch=self._epoch if self._published_here(url, model, version) else None,
+                owner=self._owner,
             )
             return _described(opened, model, version)
 

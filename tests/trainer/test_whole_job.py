@@ -508,7 +508,7 @@ def test_a_model_directory_of_another_job_is_left_alone(job: LocalJob, root: Pat
         version=1,
         index=str(index),
         parts=(tasks.ModelPart(coordinate="global", directories=(str(index),)),),
-        manifest={"coordinates": {"global": {"dimension": 1}}},
+        manifest={"reproducible": True, "coordinates": {"global": {"dimension": 1}}},
     )
     results = [job.do(task, "publish.model", 0, {})[0] for _ in range(2)]
     assert results[0].directory == results[1].directory == str(first.parent / "1-fedcba98")

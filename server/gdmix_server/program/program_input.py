@@ -17,3 +17,5 @@ class ProgramInput:
     store: str
     epoch: int
     """Of the coordinator that runs the program now; only publishing uses it."""
+    owner: str = ""
+    """Identity of that coordinator's journal: epochs of different journals cannot be compared."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, cast
 
 from gdmix_core.config import JobConfig, RandomEffect, config_digest, config_to_json
@@ -29,10 +29,16 @@ def publish(job: ProgramInput, prepared: Prepared, best: Pass) -> Steps[None]:
     config = job.config
     model_root = f"{config.output}/models"
     begin = BeginPublish(
-        output="", store=job.store, model=config.model, epoch=job.epoch, model_root=model_root
+        output="",
+        store=job.store,
+        model=config.model,
+        epoch=job.epoch,
+        owner=job.owner,
+        model_root=model_root,
     )
     begun = yield from run("publish.begin", "taking a version number", [begin])
-    ticket = cast("PublishBegun", begun.results[0]).ticket
+    # A later run of the coordinator goes on under its own epoch, not under the one that took the number.
+    ticket = replace(cast("PublishBegun", begun.results[0]).ticket, epoch=job.epoch, owner=job.owner)
     finish = FinishModel(
         output="",
         job_id=job.job_id,
@@ -41,7 +47,7 @@ def publish(job: ProgramInput, prepared: Prepared, best: Pass) -> Steps[None]:
         version=ticket.version,
         index=prepared.index,
         parts=tuple(trained.part for trained in best.trained.values()),
-        manifest=_manifest(config, prepared, best),
+        manifest={**_manifest(config, prepared, best), "reproducible": begun.reproducible},
         run=_run(best),
     )
     made = yield from run("publish.model", "putting the model together", [finish])

@@ -57,6 +57,7 @@ class JobBook:
         self,
         *,
         epoch: int,
+        owner: str,
         program: ProgramFactory,
         settings: MachineSettings,
         cluster: Cluster,
@@ -64,6 +65,7 @@ class JobBook:
         timers: Timers,
     ) -> None:
         self._epoch = epoch
+        self._owner = owner
         self._program = program
         self._settings = settings
         self._cluster = cluster
@@ -204,7 +206,7 @@ class JobBook:
         """Run a job's program from its beginning, answered from the record as far as that goes."""
         insort(self._active, job, key=_age)
         try:
-            job.start_program(self._program, self._epoch, self._settings.store)
+            job.start_program(self._program, self._epoch, self._owner, self._settings.store)
         except GdmixError as error:
             self.fail(job, effects, error.code, str(error))
             return
@@ -224,7 +226,7 @@ class JobBook:
                         job.report(effects, wanted)
                     continue
                 self._check_name(job, wanted)
-                outcome = job.record.outcome(wanted)
+                outcome = job.record.outcome(wanted, job.row.reproducible)
                 if outcome is None:
                     self._begin(job, wanted, effects)
                     return
@@ -289,7 +291,7 @@ class JobBook:
         assert isinstance(run, UnitStageRun)
         row = replace(job.record.stages[run.stage.name], ended=effects.now)
         self._close_stage(job, row, effects)
-        self._go_on(job, effects, run.outcome(effects.now - row.started))
+        self._go_on(job, effects, run.outcome(effects.now - row.started, job.row.reproducible))
 
     def begin_round(self, event: OptimiserAsked, effects: Effects) -> None:
         """Have a fixed effect's shards evaluated at the point its driver asks about."""

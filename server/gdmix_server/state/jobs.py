@@ -67,7 +67,7 @@ class Job:
         """Where its units write."""
         return f"{self.row.output}/.gdmix/jobs/{self.row.job_id}/work"
 
-    def start_program(self, factory: ProgramFactory, epoch: int, default_store: str) -> None:
+    def start_program(self, factory: ProgramFactory, epoch: int, owner: str, default_store: str) -> None:
         """Create the program, to be answered from the record as far as that goes.
 
         Raises:
@@ -81,6 +81,7 @@ class Job:
                 work_directory=self.work_directory,
                 store=config.store or default_store or f"lmdb:{self.row.output}/store",
                 epoch=epoch,
+                owner=owner,
             )
         )
         self.replaying = True

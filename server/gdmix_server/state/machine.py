@@ -63,9 +63,12 @@ class StateMachine:
             are larger too.
         program: Makes a job's program; the same input MUST give the same program.
         settings: Times and bounds.
+        owner: Identity of the journal, which stores keep beside the epoch.
     """
 
-    def __init__(self, epoch: int, program: ProgramFactory, settings: MachineSettings | None = None) -> None:
+    def __init__(
+        self, epoch: int, program: ProgramFactory, settings: MachineSettings | None = None, owner: str = ""
+    ) -> None:
         settings = settings if settings is not None else MachineSettings()
         self.epoch = epoch
         self._settings = settings
@@ -76,6 +79,7 @@ class StateMachine:
         self._leases = LeaseTable(epoch, self._cluster)
         self._jobs = JobBook(
             epoch=epoch,
+            owner=owner,
             program=program,
             settings=settings,
             cluster=self._cluster,

@@ -114,6 +114,8 @@ class UnitsOutcome:
     directories: tuple[str, ...]
     seconds: float
     """Wall time of the stage."""
+    reproducible: bool = True
+    """Whether all workers that took units of the job so far have the same numerics."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

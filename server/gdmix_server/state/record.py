@@ -39,8 +39,12 @@ class Record:
         self.stages.clear()
         self.units.clear()
 
-    def outcome(self, stage: Stage) -> StageOutcome | None:
+    def outcome(self, stage: Stage, reproducible: bool) -> StageOutcome | None:
         """Return a finished stage's outcome, None when it is not finished.
+
+        Args:
+            stage: The stage.
+            reproducible: What the job's row says of its workers.
 
         Raises:
             gdmix_core.errors.InternalError: The rows are not those of this stage.
@@ -48,8 +52,8 @@ class Record:
         if isinstance(stage, FixedEffectStage):
             return self._fixed_effect(stage)
         if not stage.units:
-            return UnitsOutcome(results=(), directories=(), seconds=0.0)
-        return self._units(stage)
+            return UnitsOutcome(results=(), directories=(), seconds=0.0, reproducible=reproducible)
+        return self._units(stage, reproducible)
 
     def _fixed_effect(self, stage: FixedEffectStage) -> FixedEffectOutcome | None:
         row = self.stages.get(stage.name)
@@ -60,7 +64,7 @@ class Record:
         except TypeError as error:
             raise _unreadable(row.job_id, stage.name) from error
 
-    def _units(self, stage: UnitStage) -> UnitsOutcome | None:
+    def _units(self, stage: UnitStage, reproducible: bool) -> UnitsOutcome | None:
         row = self.stages.get(stage.name)
         if row is None or row.ended is None:
             return None
@@ -79,7 +83,10 @@ class Record:
         if len(rows) != len(results):
             raise _unreadable(row.job_id, stage.name)
         return UnitsOutcome(
-            results=tuple(results), directories=tuple(directories), seconds=row.ended - row.started
+            results=tuple(results),
+            directories=tuple(directories),
+            seconds=row.ended - row.started,
+            reproducible=reproducible,
         )
 
 

@@ -151,11 +151,14 @@ class UnitStageRun:
         self.rows_done += unit.rows or _count(result, "rows")
         self.entities_done += _count(result, "entities")
 
-    def outcome(self, seconds: float) -> UnitsOutcome:
+    def outcome(self, seconds: float, reproducible: bool) -> UnitsOutcome:
         """Return what a finished stage leaves."""
         results = tuple(unit.result for unit in self.units if unit.result is not None)
         return UnitsOutcome(
-            results=results, directories=tuple(unit.directory for unit in self.units), seconds=seconds
+            results=results,
+            directories=tuple(unit.directory for unit in self.units),
+            seconds=seconds,
+            reproducible=reproducible,
         )
 
 

@@ -40,7 +40,14 @@ class Driver:
         self.reports: list[Report] = []
         self._aucs, self._rows = iter(aucs), rows
         program = training_program(
-            ProgramInput(job_id="j1", config=config, work_directory="/work", store="lmdb:/out/store", epoch=4)
+            ProgramInput(
+                job_id="j1",
+                config=config,
+                work_directory="/work",
+                store="lmdb:/out/store",
+                epoch=5,
+                owner="journal",
+            )
         )
         step = next(program)
         while True:
@@ -56,6 +63,7 @@ class Driver:
                     results=tuple(self.answer(unit) for unit in step.units),
                     directories=tuple(f"{step.name}/{i}" for i in range(len(step.units))),
                     seconds=1.0,
+                    reproducible=step.name != "publish.begin",
                 )
             try:
                 step = program.send(answer)
@@ -195,6 +203,25 @@ def test_the_best_pass_is_published_and_a_useless_pass_is_the_last() -> None:
     [unit] = driver.units("publish.model")
     assert isinstance(unit, tasks.FinishModel)
     assert unit.parts[1].directories[0] == "per_user.1.train/0"
+
+
+def test_publishing_goes_on_under_this_run_of_the_coordinator() -> None:
+    driver = Driver(parse_config(CONFIG), [0.6, 0.8, 0.6, 0.75])
+    [begin] = driver.units("publish.begin")
+    assert isinstance(begin, tasks.BeginPublish)
+    assert (begin.epoch, begin.owner) == (5, "journal")
+    for stage in ("publish.parts", "publish.seal"):
+        for unit in driver.units(stage):
+            assert isinstance(unit, tasks.PublishPart | tasks.FinishPublish)
+            # The answer above carries epoch 4: the number was taken before a restart.
+            assert (unit.ticket.version, unit.ticket.epoch, unit.ticket.owner) == (12, 5, "journal")
+
+
+def test_the_manifest_says_whether_workers_had_one_numerics() -> None:
+    driver = Driver(parse_config(CONFIG), [0.6, 0.8, 0.6, 0.75])
+    [unit] = driver.units("publish.model")
+    assert isinstance(unit, tasks.FinishModel)
+    assert unit.manifest["reproducible"] is False
 
 
 def test_later_passes_win_when_they_measure_better() -> None:

@@ -44,7 +44,7 @@ def begin_publish(task: BeginPublish, context: TaskContext) -> PublishBegun:
 
     minimum = 1 + max(list_versions(Path(task.model_root)), default=0)
     with _store(task.store) as store:
-        ticket = store.begin_version(task.model, epoch=task.epoch, minimum=minimum)
+        ticket = store.begin_version(task.model, epoch=task.epoch, owner=task.owner, minimum=minimum)
     return PublishBegun(ticket=ticket, seconds=0.0)
 
 
@@ -191,7 +191,7 @@ def _manifest(task: FinishModel) -> ModelManifest:
         features=config.model_dump(mode="json")["features"],
         metrics=coordinates[-1].validation if coordinates else {},
         config_digest=task.manifest.get("config_digest", ""),
-        reproducible=task.manifest.get("reproducible", True),
+        reproducible=task.manifest["reproducible"],
         numerics=numerics_fingerprint(),
     )
 
