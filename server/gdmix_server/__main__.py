@@ -68,7 +68,7 @@ def _from_thread(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m gdmix_server", description="Coordinates training jobs; workers connect to it."
+        prog="gdmix-cli coordinator", description="Coordinates training jobs; workers connect to it."
     )
     add = parser.add_argument
     add("--state-dir", required=True, type=Path, help="directory of the journal; one coordinator at a time")

@@ -89,7 +89,7 @@ def available_cores() -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        "gdmix_trainer", description="A worker: trains models for a coordinator."
+        "gdmix-cli worker", description="A worker: trains models for a coordinator."
     )
     add = parser.add_argument
     add("--coordinator", required=True, metavar="HOST:PORT", help="where the coordinator listens")
