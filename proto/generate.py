@@ -13,7 +13,7 @@ from pathlib import Path
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent
-PROTOS = sorted(path.relative_to(ROOT) for path in ROOT.glob("gdmix_proto/v1/*.proto"))
+PROTOS = sorted(path.relative_to(ROOT) for path in ROOT.glob("gdmix_proto/**/*.proto"))
 
 
 def generate(target: Path) -> None:

@@ -14,6 +14,8 @@
     │   ├── StoreCorrupt           what it holds fails its checksum or breaks the format
     │   └── VersionGone            the version's seal is absent: emptied, evicted or cleaned up
     ├── Unavailable                the coordinator, or all workers, cannot be reached
+    ├── Overloaded                 more is asked than can be answered in time: ask less, or later
+    ├── DeadlineExceeded           there was no answer within the caller's time
     ├── NotPermitted               a token is missing, wrong, or lacks the role
     ├── JobFailed                  a training job ended in failure
     ├── Cancelled                  somebody asked for the end
@@ -135,6 +137,22 @@ class Unavailable(GdmixError):
 
     code = "unavailable"
     status = "UNAVAILABLE"
+    exit_code = 3
+
+
+class Overloaded(GdmixError):
+    """More is asked than can be answered in time; asking again at once makes it worse."""
+
+    code = "overloaded"
+    status = "RESOURCE_EXHAUSTED"
+    exit_code = 3
+
+
+class DeadlineExceeded(GdmixError):
+    """There was no answer within the time that the caller gave."""
+
+    code = "deadline_exceeded"
+    status = "DEADLINE_EXCEEDED"
     exit_code = 3
 
 

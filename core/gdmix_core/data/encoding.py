@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Final, TypeAlias
 
@@ -98,6 +98,23 @@ class RowEncoder:
         self._tables = tuple(
             None if column.terms is None else TermTable.of(column.terms) for column in index.columns
         )
+
+    def only(self, columns: Collection[str]) -> RowEncoder:
+        """Return the encoder of these data columns alone; it shares this one's term tables.
+
+        The bags that it joins are those of its columns, with the same numbers of features.
+        """
+        kept = [i for i, column in enumerate(self._index.columns) if column.column.column in columns]
+        part = RowEncoder.__new__(RowEncoder)
+        part._index = replace(self._index, columns=tuple(self._index.columns[i] for i in kept))
+        part._tables = tuple(self._tables[i] for i in kept)
+        return part
+
+    @property
+    def memory_bytes(self) -> int:
+        """Size of the terms and of the tables that find them."""
+        tables = [table for table in self._tables if table is not None]
+        return sum(t.terms.data.nbytes + t.terms.ptr.nbytes + t.slots.nbytes for t in tables)
 
     def encode(self, columns: Mapping[str, pa.Array], rows: int) -> EncodedFeatures:
         """Encode `rows` rows given as one array for each data column.

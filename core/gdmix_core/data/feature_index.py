@@ -203,24 +203,37 @@ class FeatureIndex:
         Raises:
             DataError: The file cannot be read, is no feature index, or does not match its fingerprint.
         """
-        import pyarrow.parquet as pq
-
         file = Path(path)
         if file.is_dir():
             file /= FEATURE_INDEX_FILE
-        with file_faults(str(file), "a feature index"):
-            table = pq.ParquetFile(file).read(use_threads=False)
+        return cls._read(str(file), str(file))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str = FEATURE_INDEX_FILE) -> Self:
+        """Read the contents of an index file, as a store holds them; messages call it `name`.
+
+        Raises:
+            DataError: They are no feature index, or do not match their fingerprint.
+        """
+        return cls._read(pa.BufferReader(data), name)
+
+    @classmethod
+    def _read(cls, source: str | pa.BufferReader, name: str) -> Self:
+        import pyarrow.parquet as pq
+
+        with file_faults(name, "a feature index"):
+            table = pq.ParquetFile(source).read(use_threads=False)
         stored = (table.schema.metadata or {}).get(_METADATA_KEY)
         if stored is None:
-            raise DataError(f"{file}: is a Parquet file, but not a feature index written by GDMix")
+            raise DataError(f"{name}: is a Parquet file, but not a feature index written by GDMix")
         metadata = json.loads(stored)
         if metadata["format"] != INDEX_FORMAT:
             raise DataError(
-                f"{file}: is a feature index of format {metadata['format']}; allowed: {INDEX_FORMAT}"
+                f"{name}: is a feature index of format {metadata['format']}; allowed: {INDEX_FORMAT}"
             )
-        columns = _columns(file, metadata["columns"], table)
+        columns = _columns(name, metadata["columns"], table)
         if fingerprint(columns) != metadata["schema_fingerprint"]:
-            raise DataError(f"{file}: the features do not match the file's fingerprint: it is damaged")
+            raise DataError(f"{name}: the features do not match the file's fingerprint: it is damaged")
         return cls(columns, metadata["rows"], metadata["schema_fingerprint"])
 
 
@@ -354,9 +367,7 @@ def _table(column: IndexedColumn) -> pa.Table:
     ).cast(_SCHEMA)
 
 
-def _columns(
-    file: Path, descriptions: Sequence[dict[str, Any]], table: pa.Table
-) -> tuple[IndexedColumn, ...]:
+def _columns(file: str, descriptions: Sequence[dict[str, Any]], table: pa.Table) -> tuple[IndexedColumn, ...]:
     """Cut the table into its columns."""
     if sum(description["size"] for description in descriptions) != table.num_rows:
         raise DataError(f"{file}: {table.num_rows} features do not match the file's header: it is damaged")

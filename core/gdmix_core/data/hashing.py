@@ -97,40 +97,45 @@ def _little_endian(data: UInt8Array, start: int, length: int) -> np.uint64:
 
 
 @compiled
+def hash_bytes(data: UInt8Array, start: int, end: int) -> np.uint64:
+    """Return xxh64 of data[start:end]; for kernels."""
+    position = start
+    length = end - start
+    if length >= 32:
+        a = _PRIME_1 + _PRIME_2
+        b = _PRIME_2
+        c = np.uint64(0)
+        d = np.uint64(0) - _PRIME_1
+        while position + 32 <= end:
+            a = _round(a, _little_endian(data, position, 8))
+            b = _round(b, _little_endian(data, position + 8, 8))
+            c = _round(c, _little_endian(data, position + 16, 8))
+            d = _round(d, _little_endian(data, position + 24, 8))
+            position += 32
+        h = _rotate(a, 1) + _rotate(b, 7) + _rotate(c, 12) + _rotate(d, 18)
+        h = _merge(_merge(_merge(_merge(h, a), b), c), d)
+    else:
+        h = _PRIME_5
+    h += np.uint64(length)
+    while position + 8 <= end:
+        h ^= _round(np.uint64(0), _little_endian(data, position, 8))
+        h = _rotate(h, 27) * _PRIME_1 + _PRIME_4
+        position += 8
+    if position + 4 <= end:
+        h ^= _little_endian(data, position, 4) * _PRIME_1
+        h = _rotate(h, 23) * _PRIME_2 + _PRIME_3
+        position += 4
+    while position < end:
+        h ^= np.uint64(data[position]) * _PRIME_5
+        h = _rotate(h, 11) * _PRIME_1
+        position += 1
+    return _avalanche(h)
+
+
+@compiled
 def _hash_byte_strings(data: UInt8Array, ptr: Int64Array, out: UInt64Array) -> None:
     for i in range(ptr.size - 1):
-        position = ptr[i]
-        end = ptr[i + 1]
-        length = end - position
-        if length >= 32:
-            a = _PRIME_1 + _PRIME_2
-            b = _PRIME_2
-            c = np.uint64(0)
-            d = np.uint64(0) - _PRIME_1
-            while position + 32 <= end:
-                a = _round(a, _little_endian(data, position, 8))
-                b = _round(b, _little_endian(data, position + 8, 8))
-                c = _round(c, _little_endian(data, position + 16, 8))
-                d = _round(d, _little_endian(data, position + 24, 8))
-                position += 32
-            h = _rotate(a, 1) + _rotate(b, 7) + _rotate(c, 12) + _rotate(d, 18)
-            h = _merge(_merge(_merge(_merge(h, a), b), c), d)
-        else:
-            h = _PRIME_5
-        h += np.uint64(length)
-        while position + 8 <= end:
-            h ^= _round(np.uint64(0), _little_endian(data, position, 8))
-            h = _rotate(h, 27) * _PRIME_1 + _PRIME_4
-            position += 8
-        if position + 4 <= end:
-            h ^= _little_endian(data, position, 4) * _PRIME_1
-            h = _rotate(h, 23) * _PRIME_2 + _PRIME_3
-            position += 4
-        while position < end:
-            h ^= np.uint64(data[position]) * _PRIME_5
-            h = _rotate(h, 11) * _PRIME_1
-            position += 1
-        out[i] = _avalanche(h)
+        out[i] = hash_bytes(data, ptr[i], ptr[i + 1])
 
 
 def _warm_up() -> None:

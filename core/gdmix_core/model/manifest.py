@@ -70,6 +70,7 @@ class ModelManifest:
         bag_sizes: number of features of each bag.
         schema_fingerprint: 16 hex digits that every coefficient record carries.
         features: the config's feature bags, as the job gave them.
+        offset_column: data column that every row's score begins with; None without one.
         metrics: validation metrics of the whole model, by name.
         config_digest: digest of the job config.
         content_digest: digest of feature index and coefficient files; "" before they are put together.
@@ -86,6 +87,7 @@ class ModelManifest:
     bag_sizes: dict[str, int]
     schema_fingerprint: str
     features: dict[str, Any] = field(default_factory=dict)
+    offset_column: str | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     config_digest: str = ""
     content_digest: str = ""

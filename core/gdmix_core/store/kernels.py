@@ -58,7 +58,7 @@ _MSET = np.frombuffer(b"$4\r\nMSET\r\n", np.uint8)
 
 
 @compiled
-def _values_start(count: int) -> int:
+def values_start(count: int) -> int:
     """Offset of the coefficients in a record: behind the indices, on a multiple of 8."""
     return (HEADER_BYTES + 4 * count + 7) // 8 * 8
 
@@ -117,7 +117,7 @@ def encode(
             return at, 0, ID_TOO_LONG, e
         first = coefficient_ptr[e]
         count = coefficient_ptr[e + 1] - first
-        values_at = _values_start(count)
+        values_at = values_start(count)
         length = values_at + count * value_bytes * (2 if has_variances else 1)
         if resp:
             if (e - begin) % KEYS_PER_COMMAND == 0:
@@ -181,7 +181,7 @@ def _increasing(data: Bytes, at: int, count: int) -> bool:
 
 
 @compiled
-def _check(data: Bytes, start: int, end: int, schema: int, any_schema: bool) -> int:
+def check_record(data: Bytes, start: int, end: int, schema: int, any_schema: bool) -> int:
     """Return the fault of the record data[start:end], `OK` when it is sound."""
     if end - start < HEADER_BYTES:
         return SHORT
@@ -199,7 +199,7 @@ def _check(data: Bytes, start: int, end: int, schema: int, any_schema: bool) -> 
         return BAD_FORMAT
     count: int = np.int64(little_endian(data, start + 8, 4))  # type: ignore[assignment]
     value_bytes = 8 if dtype == DTYPE_FLOAT64 else 4
-    if end - start != _values_start(count) + count * value_bytes * (1 + flags):
+    if end - start != values_start(count) + count * value_bytes * (1 + flags):
         return BAD_LENGTH
     crc = crc32(crc32(0, data, start, start + 12), data, start + 16, end)
     if np.uint64(crc) != np.uint64(little_endian(data, start + 12, 4)):
@@ -221,7 +221,7 @@ def verify(data: Bytes, ptr: Int64Array, prefix_bytes: int, schema: int) -> tupl
     total = np.uint64(0)
     for e in range((ptr.size - 1) // 2):
         start = ptr[2 * e + 1]
-        fault = _check(data, start, ptr[2 * e + 2], schema, False)
+        fault = check_record(data, start, ptr[2 * e + 2], schema, False)
         if fault != OK:
             return 0, fault, e
         key_crc = crc32(0, data, ptr[2 * e] + prefix_bytes, start)
@@ -246,7 +246,7 @@ def measure(
         start = ptr[e]
         count = np.int64(0)
         if ptr[e + 1] > start:
-            fault = _check(data, start, ptr[e + 1], schema, any_schema)
+            fault = check_record(data, start, ptr[e + 1], schema, any_schema)
             if fault != OK:
                 return fault, e, 0, 0
             own: int = np.int64(data[start + 5])  # type: ignore[assignment]
@@ -278,7 +278,7 @@ def unpack(
         count = coefficient_ptr[e + 1] - first
         copy_bytes(data, start + HEADER_BYTES, indices, 4 * first, 4 * count)
         length = value_bytes * count
-        at = start + _values_start(count)
+        at = start + values_start(count)
         copy_bytes(data, at, coefficients, value_bytes * first, length)
         if variances.size:
             copy_bytes(data, at + length, variances, value_bytes * first, length)

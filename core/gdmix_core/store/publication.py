@@ -115,6 +115,21 @@ class VersionInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Pointers:
+    """What a model's names lead to, as of one moment.
+
+    Attributes:
+        active: the active version, None when there is none.
+        aliases: versions by alias.
+        tokens: of every complete version, the random name of its publication.
+    """
+
+    active: int | None
+    aliases: Mapping[str, int]
+    tokens: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True)
 class EntityRecords:
     """The answer of `get_many`: records in the order asked for, None where the entity is unknown."""
 

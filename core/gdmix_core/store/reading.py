@@ -10,7 +10,7 @@ from gdmix_core.errors import NotFound, StoreCorrupt
 from gdmix_core.store import keys
 from gdmix_core.store.backend import StoreBackend
 from gdmix_core.store.control import VersionState
-from gdmix_core.store.publication import EntityRecords, Seal, VersionInfo, seal_from_json
+from gdmix_core.store.publication import EntityRecords, Pointers, Seal, VersionInfo, seal_from_json
 
 
 class StoreReader(StoreBackend):
@@ -64,6 +64,19 @@ class StoreReader(StoreBackend):
             raise NotFound(f"model {model!r} has no alias {alias!r}")
         return aliases[alias]
 
+    def pointers(self, model: str) -> Pointers:
+        """Return what is active, all aliases and the complete versions, read at once."""
+        control = self._control(model)
+        return Pointers(
+            active=control.active,
+            aliases=dict(sorted(control.aliases.items())),
+            tokens={
+                version: record.token
+                for version, record in sorted(control.versions.items())
+                if record.state is VersionState.SEALED
+            },
+        )
+
     # ---- reading -----------------------------------------------------------------------------------------
 
     def read_seal(self, model: str, version: int) -> Seal:
@@ -93,6 +106,16 @@ class StoreReader(StoreBackend):
             records[name] = values[start : start + len(ids)]
             start += len(ids)
         return EntityRecords(seal, records)
+
+    def read_records(
+        self, model: str, version: int, wanted: Sequence[bytes]
+    ) -> tuple[Seal, list[bytes | None]]:
+        """Read the seal and the records of some keys (`keys.entity_key`) in one round trip.
+
+        Raises:
+            VersionGone: the seal is absent, so that absent records mean nothing.
+        """
+        return self._read(model, version, wanted)
 
     def read_manifest(self, model: str, version: int) -> bytes:
         """Return a version's manifest.

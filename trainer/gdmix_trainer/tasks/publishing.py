@@ -189,6 +189,7 @@ def _manifest(task: FinishModel) -> ModelManifest:
         bag_sizes=dict(index.bag_sizes),
         schema_fingerprint=index.schema_fingerprint,
         features=config.model_dump(mode="json")["features"],
+        offset_column=config.data.columns.offset,
         metrics=coordinates[-1].validation if coordinates else {},
         config_digest=task.manifest.get("config_digest", ""),
         reproducible=task.manifest["reproducible"],

@@ -1,0 +1,1 @@
+"""The online scoring service: one request is one context and its candidates."""
