@@ -35,7 +35,6 @@ _MAX_PINNED: Final = 4
 """Versions of one model that are loaded because requests name them, and nothing in the store does."""
 _WARM_ENTITIES: Final = 20_000
 """Of each coordinate: entities of the version before that a new one has in its cache when it takes over."""
-_ASK_AGAIN_SECONDS: Final = 0.1
 
 
 class Versions:
@@ -115,13 +114,14 @@ class Versions:
         raise Unavailable(f"version {number} of model {model.name!r} is still being loaded")
 
     async def refresh(self) -> None:
-        """Ask the store what there is, unless that was done a moment ago.
+        """Ask the store what there is; those who ask together share one answer.
 
         Raises:
             StoreError: it cannot be read.
         """
+        called = time.monotonic()
         async with self._asking:
-            if time.monotonic() - self._asked > _ASK_AGAIN_SECONDS:
+            if self._asked < called:  # nobody asked since
                 await self._refresh()
 
     # ---- looking -----------------------------------------------------------------------------------------
@@ -190,8 +190,9 @@ class Versions:
             await asyncio.sleep(self._settings.poll_seconds)
 
     async def _refresh(self) -> None:
+        began = time.monotonic()
         found = await asyncio.to_thread(self._ask)
-        self._asked = time.monotonic()
+        self._asked = began
         for name, pointers in found.items():
             model = self._models.setdefault(name, ServedModel(name))
             model.pointers = pointers
