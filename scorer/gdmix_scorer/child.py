@@ -26,7 +26,7 @@ from gdmix_scorer.access_log import AccessLog
 from gdmix_scorer.child_link import ChildLink, Snapshot
 from gdmix_scorer.coefficients import Coefficients
 from gdmix_scorer.metrics import ScorerMetrics
-from gdmix_scorer.rpc import Calls, server_options
+from gdmix_scorer.rpc import Calls, quieten_grpc, server_options
 from gdmix_scorer.service import Scoring
 from gdmix_scorer.servicer import ScoringServicer, add_services
 from gdmix_scorer.settings import ScorerSettings
@@ -50,6 +50,7 @@ def run_child(settings: ScorerSettings, port: int, link: ChildLink) -> int:
     """
     import uvloop
 
+    quieten_grpc()
     warm_up(modules=[name for name in kernel_modules() if name.startswith(_KERNELS)])
     uvloop.run(_Child(settings, port, link).run())
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from typing import Final
@@ -12,13 +13,12 @@ from gdmix_core.errors import (
     Overloaded,
     StoreCorrupt,
     StoreError,
-    StoreUnavailable,
     Unavailable,
     UsageError,
     VersionGone,
 )
 from gdmix_core.scoring.request import Columns, EncodedCandidates
-from gdmix_core.scoring.scoring_model import Located
+from gdmix_core.scoring.scoring_model import Located, ScoringModel
 from gdmix_scorer.access_log import AccessLog, LoggedAnswer, LoggedCall
 from gdmix_scorer.calls import Form, ModelChoice, ScoreAnswer, ScoreCall
 from gdmix_scorer.coefficients import Coefficients
@@ -30,6 +30,8 @@ from gdmix_scorer.versions import Version, Versions
 
 _MAX_REQUEST_ID: Final = 128
 _SLOWEST_LOAD_SECONDS: Final = 30.0
+_ASK_SECONDS: Final = 0.25
+"""How long a request waits to hear what is active now, when its version has vanished."""
 
 
 class Scoring:
@@ -89,30 +91,43 @@ class Scoring:
             )
         try:
             return await self._score_by(version, call, deadline, timing)
-        except VersionGone:
-            other = await self._instead_of(version, call.choice)
-            if other is None:
+        except VersionGone as error:
+            if call.choice.pinned:
                 raise
-        return await self._score_by(other, call, deadline, timing)
+            gone = error
+        other = None if version.lost else await self._instead_of(version, call.choice)
+        if other is not None:
+            try:
+                return await self._score_by(other, call, deadline, timing)
+            except VersionGone as error:
+                version, gone = other, error
+        return await self._score_by(version, call, deadline, timing, gone)
 
     async def _instead_of(self, gone: Version, choice: ModelChoice) -> Version | None:
-        """Return the version that is active now, when one vanished that the request did not ask for by name."""
-        if choice.pinned:
-            return None
+        """Return the version that is active now, when the one that was has just vanished from the store."""
         try:
-            await self._versions.refresh()
+            async with asyncio.timeout(_ASK_SECONDS):
+                await self._versions.refresh()
             other = self._versions.choose(choice)
-        except GdmixError:
+        except (GdmixError, TimeoutError):
             return None
         return None if other is gone else other
 
     async def _score_by(
-        self, version: Version, call: ScoreCall, deadline: Deadline, timing: Timing
+        self,
+        version: Version,
+        call: ScoreCall,
+        deadline: Deadline,
+        timing: Timing,
+        gone: VersionGone | None = None,
     ) -> ScoreAnswer:
+        """Score by one version; with `gone`, by what the policy leaves of a version that vanished."""
         version.begin()
         try:
             scoring = version.scoring
             if scoring is None:
+                if gone is not None:
+                    raise Unavailable(str(gone)) from gone
                 raise InternalError(f"version {version.number} of model {version.model!r} is not loaded")
             timing.version = version
             given = call.candidates
@@ -123,7 +138,10 @@ class Scoring:
                 scoring.check(request)
             timing.request = request
             timing.phase("decode")
-            located, reason = await self._locate(version, call.choice, request, deadline, timing)
+            if gone is None:
+                located, reason = await self._locate(version, request, deadline, timing)
+            else:
+                located, reason = self._by_policy(scoring, gone)
             scores = scoring.score(request, located)
             timing.phase("compute")
             return ScoreAnswer(
@@ -138,54 +156,42 @@ class Scoring:
             version.end()
 
     async def _locate(
-        self,
-        version: Version,
-        choice: ModelChoice,
-        request: EncodedCandidates,
-        deadline: Deadline,
-        timing: Timing,
+        self, version: Version, request: EncodedCandidates, deadline: Deadline, timing: Timing
     ) -> tuple[Located, str]:
         """Return the request's coefficients; when the store fails, what the policy says, and why."""
         assert version.scoring is not None
+        if version.lost:
+            raise VersionGone(
+                f"version {version.number} of model {version.model!r} is no longer in the store"
+            )
         try:
-            if version.lost:
-                raise VersionGone(
-                    f"version {version.number} of model {version.model!r} is no longer in the store"
-                )
             seconds = deadline.store_seconds(self._settings.store_seconds)
             located, waited = await self._coefficients.locate(
                 version.scoring, version.token, request, seconds
             )
+        except VersionGone:
+            raise
         except StoreError as error:
             if isinstance(error, StoreCorrupt):
                 self._metrics.damaged_record()
-            if isinstance(error, VersionGone) and not self._last_resort(version, choice):
-                raise
             timing.phase("store")
-            return self._by_policy(version, error)
+            return self._by_policy(version.scoring, error)
         if waited:
             timing.phase("store")
         return located, ""
 
-    def _last_resort(self, version: Version, choice: ModelChoice) -> bool:
-        """Whether nothing else can answer a request that did not name a version."""
-        return version.lost and not choice.pinned
-
-    def _by_policy(self, version: Version, error: StoreError) -> tuple[Located, str]:
+    def _by_policy(self, scoring: ScoringModel, error: StoreError) -> tuple[Located, str]:
         """Return no coefficients, if the declared policy allows an answer without them.
 
         Raises:
             Unavailable: it does not.
             StoreCorrupt: it does not, and a record was damaged.
         """
-        assert version.scoring is not None
         if self._settings.on_store_failure == "fixed-effect-only":
-            return self._coefficients.nothing(version.scoring), str(error)
+            return self._coefficients.nothing(scoring), str(error)
         if isinstance(error, StoreCorrupt):
             raise error
-        if isinstance(error, StoreUnavailable | VersionGone):
-            raise Unavailable(str(error)) from error
-        raise error
+        raise Unavailable(str(error)) from error
 
     def finish(self, call: ScoreCall | None, timing: Timing, answer: ScoreAnswer | GdmixError) -> None:
         """Count, log and trace a request that was answered, or refused."""

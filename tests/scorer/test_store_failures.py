@@ -42,7 +42,7 @@ def test_an_emptied_store_never_looks_like_unknown_entities(publish, scorer, unt
         with open_store(redis_server.url) as store:
             store._client.flushall()
         gone = refusal(lambda: running.score("bob", stub))
-        assert gone.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND}
+        assert gone.code() is grpc.StatusCode.UNAVAILABLE
         late = until(lambda: attempt_fails(running, stub))
         assert late.details() == "model 'movies' has no active version in the store"
         assert running.count("unknown_entities_total") == 0
@@ -158,8 +158,10 @@ def test_a_store_without_its_seal_serves_nothing_of_it(publish, scorer, redis_se
         with open_store(redis_server.url) as store:
             store._client.delete("gdmix:movies:v1:seal")
         error = refusal(lambda: running.score("somebody", stub))
-        assert error.code() in {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE}
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
         assert "it has no seal" in error.details()
+        pinned = refusal(lambda: running.score("somebody", stub, version=1))
+        assert pinned.code() is grpc.StatusCode.NOT_FOUND
         assert running.count("unknown_entities_total") == 0
 
 
