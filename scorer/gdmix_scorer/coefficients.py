@@ -25,7 +25,7 @@ Int64Array = npt.NDArray[np.int64]
 _PAUSE_SECONDS: Final = 0.25
 """After a failure the store is left alone for so long: requests get the policy's answer at once."""
 _NOBODY: Final = EntityIds(True, ByteStrings.of([b""]))
-_WARM_BATCH: Final = 500
+_WARM_BATCH: Final = 200
 
 
 class StoreGate:
@@ -115,24 +115,35 @@ class Coefficients:
         nowhere = kernel_input(np.full(count, -1), np.int64)
         return Located(self.cache.words, nowhere, kernel_input(np.zeros((count, 2)), np.int64), {})
 
-    async def warm(self, scoring: ScoringModel, token: str, like: ScoringModel, limit: int) -> int:
-        """Read records of the entities that are asked for most of another version; return how many.
+    async def warm(self, scoring: ScoringModel, token: str, like: ScoringModel, seconds: float) -> int:
+        """Read records of the entities that another version is asked for; return how many.
+
+        Args:
+            scoring: the version.
+            token: of its publication.
+            like: the other version.
+            seconds: when to stop, whatever is missing then.
 
         Raises:
             StoreError: as `locate`.
         """
         read = 0
+        ends = time.monotonic() + seconds
         older = {effect.name: effect for effect in like.random_effects}
         for effect in scoring.random_effects:
             if effect.name not in older or not self._keep:
                 continue
-            ids = self.cache.ids_of(older[effect.name].scope, limit)
-            for start in range(0, len(ids), _WARM_BATCH):
-                batch = ids[start : start + _WARM_BATCH]
-                wanted = [keys.entity_key(effect.name, one) for one in batch]
-                records = await self._read(scoring, token, wanted, 10.0)
-                self.cache.insert(effect.scope, scoring.manifest.schema, batch, records)
-                read += len(batch)
+            for ids in self.cache.ids_of(older[effect.name].scope, _WARM_BATCH):
+                if time.monotonic() > ends:
+                    return read
+                if not ids:
+                    await asyncio.sleep(0)  # requests come first
+                    continue
+                wanted = [keys.entity_key(effect.name, one) for one in ids]
+                records = await self._read(scoring, token, wanted, seconds)
+                self.cache.insert(effect.scope, scoring.manifest.schema, ids, records)
+                read += len(ids)
+                await asyncio.sleep(0)
         return read
 
     async def close(self) -> None:

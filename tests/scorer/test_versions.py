@@ -150,3 +150,15 @@ def test_a_damaged_version_is_told_and_the_old_one_goes_on(publish, scorer, unti
         refused = refusal(lambda: running.score("ann", stub, version=2))
         assert refused.code() is grpc.StatusCode.UNAVAILABLE
         assert running.count("version_loads_total", model="movies", outcome="failed") >= 1
+
+
+def test_a_new_version_begins_with_the_entities_that_are_asked_for(publish, scorer, until, redis_server):
+    publish(redis_server.url, level=1.0)
+    with scorer(redis_server.url) as running, running.stub() as stub:
+        for _ in range(2):
+            running.score("ann", stub)
+        assert running.count("cache_misses_total") == 1
+        publish(redis_server.url, level=2.0)
+        answer = until(lambda: found if (found := running.score("ann", stub)).version == 2 else None)
+        assert value(answer) == 2.5
+        assert running.count("cache_misses_total") == 1

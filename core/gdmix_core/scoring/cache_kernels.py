@@ -307,24 +307,44 @@ def _empty_slot(words: Int64Array, slots: Int64Array, slot: int) -> None:
 
 @compiled
 def collect(
-    words: Int64Array, slots: Int64Array, scope: int, limit: int, out: UInt8Array, ptr: Int64Array
-) -> int:
-    """Copy the ids of a scope that the store has, up to `limit` of them and as many as fit; return how many."""
+    words: Int64Array,
+    slots: Int64Array,
+    scope: int,
+    first_slot: int,
+    end_slot: int,
+    out: UInt8Array,
+    ptr: Int64Array,
+) -> tuple[int, int]:
+    """Copy the ids of a scope that were asked for lately and that the store has.
+
+    Args:
+        words: the entries.
+        slots: the hash table.
+        scope: version and coordinate.
+        first_slot: slot to begin with.
+        end_slot: slot to end before.
+        out: where the ids go, one behind the other.
+        ptr: int64[n + 1], their bounds; at most n ids are copied, and as many as fit into `out`.
+
+    Returns:
+        Number of ids, and the slot to go on with.
+    """
     found = 0
     ptr[0] = 0
     data = words.view(np.uint8)
-    for slot in range(slots.size):
+    narrow = words.view(np.int32)
+    for slot in range(first_slot, end_slot):
         place = slots[slot]
-        if place < 0 or words[place + 1] != scope or words.view(np.int32)[2 * place + 7] < 0:
+        if place < 0 or words[place + 1] != scope or words[place + 4] == 0 or narrow[2 * place + 7] < 0:
             continue
-        length = words.view(np.int32)[2 * place + 6]
-        if found == limit or ptr[found] + length > out.size:
-            break
+        length = narrow[2 * place + 6]
+        if found + 1 == ptr.size or ptr[found] + length > out.size:
+            return found, slot
         for k in range(length):
             out[ptr[found] + k] = data[8 * (place + HEAD_WORDS) + k]
         ptr[found + 1] = ptr[found] + length
         found += 1
-    return found
+    return found, end_slot
 
 
 def _warm_up() -> None:
@@ -334,7 +354,7 @@ def _warm_up() -> None:
     empty, none = kernel_input([], np.uint8), kernel_input([0, 0, 0], np.int64)
     insert(words, slots, state, 64, 1, 0, ids, ptr, empty, none)
     find(words, slots, state, 1, ids, ptr, np.empty(2, np.int64))
-    collect(words, slots, 1, 2, np.empty(8, np.uint8), np.empty(3, np.int64))
+    collect(words, slots, 1, 0, 2, np.empty(8, np.uint8), np.empty(3, np.int64))
 
 
 register_warm_up("record cache", _warm_up)

@@ -8,7 +8,7 @@ of a request's ids is one compiled call and makes no Python object. Not safe to 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from typing import Final, Self
 
@@ -28,6 +28,7 @@ MIN_BYTES: Final = 1 << 20
 _SEGMENT_WORDS: Final = 1 << 15
 _MIN_SEGMENTS: Final = 16
 _BYTES_PER_SLOT: Final = 128
+_SLOTS_AT_ONCE: Final = 1 << 14
 _scopes = count(1)
 
 
@@ -115,12 +116,17 @@ class RecordCache:
             name = ids[number].decode(errors="replace")
             raise StoreCorrupt(f"the record of entity {name!r} {fault_text(fault)}")
 
-    def ids_of(self, scope: int, limit: int) -> list[bytes]:
-        """Return up to `limit` ids of a scope that the store has."""
-        out = np.empty(64 * limit, np.uint8)
-        ptr = np.zeros(limit + 1, np.int64)
-        found = kernels.collect(self.words, self._slots, scope, limit, out, ptr)
-        return ByteStrings(out, ptr[: found + 1]).to_list()
+    def ids_of(self, scope: int, batch: int) -> Iterator[list[bytes]]:
+        """Yield the ids of a scope that were asked for lately, up to `batch` at a time, perhaps none.
+
+        It goes a bounded part of the table at each step, and the cache may be used between the steps.
+        """
+        out, ptr = np.empty(64 * batch, np.uint8), np.zeros(batch + 1, np.int64)
+        slot = 0
+        while slot < len(self._slots):
+            end = min(slot + _SLOTS_AT_ONCE, len(self._slots))
+            found, slot = kernels.collect(self.words, self._slots, scope, slot, end, out, ptr)
+            yield ByteStrings(out, ptr[: found + 1]).to_list()
 
     @property
     def hits(self) -> int:

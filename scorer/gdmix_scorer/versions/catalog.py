@@ -7,7 +7,6 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import Final
 
 from gdmix_core.errors import (
@@ -19,22 +18,18 @@ from gdmix_core.errors import (
     UsageError,
     VersionGone,
 )
-from gdmix_core.model.manifest import manifest_from_json
-from gdmix_core.scoring.request import Columns
-from gdmix_core.scoring.scoring_model import ScoringModel
 from gdmix_core.store import CoefficientStore, Pointers
 from gdmix_scorer.calls import ModelChoice
 from gdmix_scorer.coefficients import Coefficients
 from gdmix_scorer.metrics import ScorerMetrics
 from gdmix_scorer.settings import ScorerSettings
+from gdmix_scorer.versions.loading import VersionLoader
 from gdmix_scorer.versions.version import ServedModel, Version, VersionState
 
 logger = logging.getLogger(__name__)
 
 _MAX_PINNED: Final = 4
 """Versions of one model that are loaded because requests name them, and nothing in the store does."""
-_WARM_ENTITIES: Final = 20_000
-"""Of each coordinate: entities of the version before that a new one has in its cache when it takes over."""
 
 
 class Versions:
@@ -48,7 +43,7 @@ class Versions:
         metrics: ScorerMetrics,
     ) -> None:
         self._store = store
-        self._coefficients = coefficients
+        self._loader = VersionLoader(store, coefficients)
         self._settings = settings
         self._metrics = metrics
         self._models: dict[str, ServedModel] = {name: ServedModel(name) for name in settings.models}
@@ -320,10 +315,7 @@ class Versions:
         began = time.monotonic()
         version.to(VersionState.LOADING)
         try:
-            version.scoring = await asyncio.to_thread(
-                read_version, self._store, version.model, version.number
-            )
-            warm = await self._warm(version, model.active)
+            warm = await self._loader.load(version, model.active)
         except asyncio.CancelledError:
             version.to(VersionState.END)
             raise
@@ -346,17 +338,6 @@ class Versions:
         finally:
             self._loads.pop(version, None)
         self._follow(model)
-
-    async def _warm(self, version: Version, before: Version | None) -> int:
-        """Read what the version before is asked for most; a store that fails now does not stop the load."""
-        assert version.scoring is not None
-        if before is None or before.scoring is None:
-            return 0
-        with suppress(GdmixError):
-            return await self._coefficients.warm(
-                version.scoring, version.token, before.scoring, _WARM_ENTITIES
-            )
-        return 0
 
     def _fail(self, version: Version, error: GdmixError) -> None:
         self._metrics.load_failed(version.model)
@@ -392,15 +373,3 @@ class Versions:
         if version is not None:
             return Unavailable(f"version {number} of model {model.name!r} is being loaded")
         return Unavailable(f"model {model.name!r} has no active version in the store")
-
-
-def read_version(store: CoefficientStore, model: str, number: int) -> ScoringModel:
-    """Read a version's manifest and files, and let it score nothing once; runs in a thread.
-
-    Raises:
-        StoreError: the version is gone, or damaged.
-    """
-    manifest = manifest_from_json(store.read_manifest(model, number), f"version {number} of model {model!r}")
-    scoring = ScoringModel.from_files(manifest, lambda name: store.read_blob(model, number, name))
-    scoring.encode(Columns(1, {}, {}))
-    return scoring

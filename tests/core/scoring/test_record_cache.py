@@ -69,7 +69,20 @@ def test_scopes_do_not_see_each_other():
     for scope, value in ((one, 1.0), (other, 2.0)):
         _, places, _ = look_up(cache, scope, [b"ann"])
         assert contents(cache, places[0]) == {0: value}
-    assert cache.ids_of(one, 10) == [b"ann"]
+    assert [ids for ids in cache.ids_of(one, 10) if ids] == [[b"ann"]]
+    assert not any(cache.ids_of(new_scope(), 10))
+
+
+def test_ids_come_in_batches_and_only_those_asked_for():
+    cache, scope = RecordCache(4 * MIN_BYTES), new_scope()
+    ids = [b"user-%d" % i for i in range(2000)]
+    for one in ids:
+        cache.insert(scope, SCHEMA, [one], [record({0: 1.0}) if one != ids[7] else None])
+    assert not any(cache.ids_of(scope, 100))
+    look_up(cache, scope, ids[:1000])
+    batches = list(cache.ids_of(scope, 100))
+    assert max(map(len, batches)) <= 100
+    assert sorted(one for batch in batches for one in batch) == sorted(set(ids[:1000]) - {ids[7]})
 
 
 @pytest.mark.parametrize("variances", [False, True])
