@@ -1,6 +1,7 @@
-"""GDMix from Python: `Client` and `AsyncClient` for a coordinator, `LocalCluster` to have one.
+"""GDMix from Python: clients of a coordinator and of a scorer, and processes of this machine that are some.
 
-Names are loaded when they are first used, so that the command line answers at once.
+`Client`, `AsyncClient`, `LocalCluster` for training; `Scorer`, `AsyncScorer`, `LocalScorer` for scoring. Names
+are loaded when they are first used, so that the command line answers at once.
 """
 
 from __future__ import annotations
@@ -11,8 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gdmix_client.aio import AsyncClient
     from gdmix_client.client import Client
-    from gdmix_client.connection import Connection, connection_to
+    from gdmix_client.connection import Connection, connection_to, scorer_connection_to
     from gdmix_client.local_cluster import LocalCluster
+    from gdmix_client.local_scorer import LocalScorer
+    from gdmix_client.scoring.aio import AsyncScorer
+    from gdmix_client.scoring.packing import pack_ids
+    from gdmix_client.scoring.requests import ColumnarRequest, FeatureRows, PackedIds, ReadableRequest
+    from gdmix_client.scoring.results import ScoreAnswer, ScorerStatus, Scores, VersionState, VersionStatus
+    from gdmix_client.scoring.scorer import Scorer
     from gdmix_client.types import (
         Cluster,
         CoordinateReport,
@@ -30,42 +37,70 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AsyncClient": "aio",
+    "AsyncScorer": "scoring.aio",
     "Client": "client",
     "Cluster": "types",
+    "ColumnarRequest": "scoring.requests",
     "Connection": "connection",
     "CoordinateReport": "types",
+    "FeatureRows": "scoring.requests",
     "Job": "types",
     "JobEvent": "types",
     "JobState": "types",
     "LocalCluster": "local_cluster",
+    "LocalScorer": "local_scorer",
     "Metric": "types",
     "ModelVersion": "types",
     "Notice": "types",
+    "PackedIds": "scoring.requests",
     "Progress": "types",
     "Published": "types",
+    "ReadableRequest": "scoring.requests",
+    "ScoreAnswer": "scoring.results",
+    "Scorer": "scoring.scorer",
+    "ScorerStatus": "scoring.results",
+    "Scores": "scoring.results",
     "StateChanged": "types",
+    "VersionState": "scoring.results",
+    "VersionStatus": "scoring.results",
     "Worker": "types",
     "connection_to": "connection",
+    "pack_ids": "scoring.packing",
+    "scorer_connection_to": "connection",
 }
 
 __all__ = [
     "AsyncClient",
+    "AsyncScorer",
     "Client",
     "Cluster",
+    "ColumnarRequest",
     "Connection",
     "CoordinateReport",
+    "FeatureRows",
     "Job",
     "JobEvent",
     "JobState",
     "LocalCluster",
+    "LocalScorer",
     "Metric",
     "ModelVersion",
     "Notice",
+    "PackedIds",
     "Progress",
     "Published",
+    "ReadableRequest",
+    "ScoreAnswer",
+    "Scorer",
+    "ScorerStatus",
+    "Scores",
     "StateChanged",
+    "VersionState",
+    "VersionStatus",
     "Worker",
     "connection_to",
+    "pack_ids",
+    "scorer_connection_to",
 ]
 
 

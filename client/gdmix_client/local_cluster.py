@@ -1,4 +1,4 @@
-"""A coordinator and its workers as processes of this machine.
+"""A coordinator, its workers and, if wanted, a scorer as processes of this machine.
 
     with LocalCluster(workers=2) as cluster, cluster.client() as client:
         job = client.wait(client.submit("movielens.yaml").job_id)
@@ -25,11 +25,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from gdmix_client.connection import Connection
+from gdmix_client.local_scorer import SCORER, SCORER_SECONDS, ScorerPorts, ports_of, scorer_command
 from gdmix_client.role_process import RoleProcess, role_command
+from gdmix_client.token_file import write_token
 from gdmix_core.errors import GdmixError, NotPermitted, UsageError
 
 if TYPE_CHECKING:
     from gdmix_client.client import Client
+    from gdmix_client.scoring.scorer import Scorer
 
 _log = logging.getLogger(__name__)
 _log.addHandler(logging.NullHandler())
@@ -59,6 +62,11 @@ class _Place:
         """Whether this is the coordinator's place."""
         return self.name == COORDINATOR
 
+    @property
+    def is_worker(self) -> bool:
+        """Whether this is a worker's place."""
+        return self.name not in {COORDINATOR, SCORER}
+
 
 @dataclass(slots=True)
 class _Directory:
@@ -75,7 +83,7 @@ class _Directory:
 
 
 class LocalCluster:
-    """A coordinator with workers on this machine; a context manager."""
+    """A coordinator with workers, and a scorer if wanted, on this machine; a context manager."""
 
     def __init__(
         self,
@@ -85,6 +93,8 @@ class LocalCluster:
         state_dir: str | os.PathLike[str] | None = None,
         store: str | None = None,
         port: int = 0,
+        scorer: bool = False,
+        scorer_port: int = 0,
         when_failed: Callable[[GdmixError], None] | None = None,
     ) -> None:
         """Prepare a cluster; `start`, or entering it, starts the processes.
@@ -93,8 +103,11 @@ class LocalCluster:
             workers: number of worker processes; the cores, at most 8, when None; 0 for none at all.
             threads: units that each worker runs side by side.
             state_dir: the coordinator's journal, logs and token; a temporary directory when None.
-            store: default coefficient store of jobs that name none.
+            store: default coefficient store of jobs that name none; with a scorer, also the one that it
+                serves, then `lmdb:<state_dir>/store` when None.
             port: of the coordinator; 0 for any free one.
+            scorer: whether to have a scorer too.
+            scorer_port: of the scorer; 0 for any free one.
             when_failed: called once, from a thread, when the cluster has broken down for good.
         """
         if workers is not None and workers < 0:
@@ -103,8 +116,11 @@ class LocalCluster:
             raise UsageError(f"threads: found {threads}; allowed are 1 or more")
         self.workers = default_workers() if workers is None else workers
         self._threads = threads
-        self._store = store
+        self._given_store = store or ""
+        self._store = ""
         self._port = port
+        self._with_scorer = scorer
+        self._scorer_ports = ScorerPorts(port=scorer_port)
         self._when_failed = when_failed
         self._state_dir = None if state_dir is None else Path(state_dir)
         self._directory: _Directory | None = None
@@ -144,6 +160,40 @@ class LocalCluster:
 
         return Client(self.connection)
 
+    @property
+    def store(self) -> str:
+        """URL of the default store; "" when each job uses its own."""
+        self._started()
+        return self._store
+
+    @property
+    def scorer_ports(self) -> ScorerPorts:
+        """Where the scorer listens; waits until it does.
+
+        Raises:
+            UsageError: the cluster was not asked to have one.
+            GdmixError: it did not start; the message says why.
+        """
+        self._scorer_ports = ports_of(self._wait_for_scorer("listening", SCORER_SECONDS))
+        return self._scorer_ports
+
+    @property
+    def scorer_connection(self) -> Connection:
+        """How to reach the scorer; waits and raises as `scorer_ports`."""
+        return Connection(self.scorer_ports.address, self.connection.token)
+
+    def scorer_listens(self) -> bool:
+        """Return whether there is a scorer that listens by now."""
+        with self._changed:
+            process = next((place.process for place in self._places if place.name == SCORER), None)
+        return process is not None and process.has_reported("listening")
+
+    def scorer_client(self) -> Scorer:
+        """Return a client of the scorer; waits and raises as `scorer_ports`."""
+        from gdmix_client.scoring.scorer import Scorer
+
+        return Scorer(self.scorer_connection)
+
     def pids(self) -> dict[str, int]:
         """Return the process ids by role, say `worker-1`."""
         with self._changed:
@@ -159,14 +209,17 @@ class LocalCluster:
         """
         self._stopping.clear()
         self._directory = _prepare_directory(self._state_dir)
+        own_store = f"lmdb:{self._directory.path / 'store'}" if self._with_scorer else ""
+        self._store = self._given_store or own_store
         coordinator = _Place(COORDINATOR)
         self._places = [coordinator]
         try:
             coordinator.process = self._start_role(coordinator)
             self._port = int(coordinator.process.wait_for("listening", LISTENING_SECONDS)["port"])
             self._serving = True
-            for number in range(1, self.workers + 1):
-                place = _Place(f"worker-{number}")
+            names = [f"worker-{number}" for number in range(1, self.workers + 1)]
+            for name in [*names, SCORER] if self._with_scorer else names:
+                place = _Place(name)
                 self._places.append(place)
                 place.process = self._start_role(place)
         except BaseException:
@@ -176,18 +229,43 @@ class LocalCluster:
     def wait_until_ready(self, timeout_seconds: float = READY_SECONDS) -> None:
         """Wait until the coordinator and every worker are ready, those included that had to start again.
 
+        Of a scorer, wait until it listens: it is ready once there is a model, see `wait_until_scoring`.
+
         Raises:
             GdmixError: one of them is not.
         """
         deadline = time.monotonic() + timeout_seconds
         for place in list(self._places):
-            while (process := place.process) is not None:
-                try:
-                    process.wait_for("ready", max(0.0, deadline - time.monotonic()))
-                    break
-                except GdmixError:
-                    if not self._replaced(place, process, deadline):
-                        raise
+            self._wait_for(place, "listening" if place.name == SCORER else "ready", deadline)
+
+    def wait_until_scoring(self, timeout_seconds: float = READY_SECONDS) -> None:
+        """Wait until the scorer has loaded the store's active versions; without any, it never has.
+
+        Raises:
+            UsageError: the cluster was not asked to have a scorer.
+            GdmixError: it is not ready in time.
+        """
+        self._wait_for_scorer("ready", timeout_seconds)
+
+    def _wait_for_scorer(self, event: str, timeout_seconds: float) -> RoleProcess:
+        self._started()
+        place = next((place for place in self._places if place.name == SCORER), None)
+        if place is None:
+            raise UsageError("this cluster has no scorer: say LocalCluster(scorer=True)")
+        self._wait_for(place, event, time.monotonic() + timeout_seconds)
+        assert place.process is not None
+        return place.process
+
+    def _wait_for(self, place: _Place, event: str, deadline: float) -> None:
+        """Wait until the process in a place has said something, or the one that replaces it has."""
+        while (process := place.process) is not None:
+            try:
+                process.wait_for(event, max(0.0, deadline - time.monotonic()))
+            except GdmixError:
+                if not self._replaced(place, process, deadline):
+                    raise
+            else:
+                return
 
     def _replaced(self, place: _Place, process: RoleProcess, deadline: float) -> bool:
         """Wait until another process has taken a dead one's place, or none will."""
@@ -233,6 +311,8 @@ class LocalCluster:
 
     def _start_role(self, place: _Place) -> RoleProcess:
         directory = self._started()
+        if place.name == SCORER:
+            return self._start_scorer(place, directory)
         if place.is_coordinator:
             role = "server"
             arguments = ["--state-dir", str(directory.path), "--port", str(self._port)]
@@ -242,9 +322,19 @@ class LocalCluster:
             arguments = ["--coordinator", self.address, "--threads", str(self._threads)]
             arguments += ["--name", f"{place.name}-{secrets.token_hex(3)}"]
         arguments += ["--token-file", str(directory.token_file)]
+        return self._run(place, role_command(role, *arguments), directory)
+
+    def _start_scorer(self, place: _Place, directory: _Directory) -> RoleProcess:
+        before = place.process
+        if before is not None and before.has_reported("listening"):
+            self._scorer_ports = ports_of(before)  # the next one takes the same ports
+        return self._run(
+            place, scorer_command(self._store, directory.token_file, self._scorer_ports), directory
+        )
+
+    def _run(self, place: _Place, command: list[str], directory: _Directory) -> RoleProcess:
         log = directory.logs / f"{place.name}.log"
-        ended = functools.partial(self._ended, place)
-        return RoleProcess(place.name, role_command(role, *arguments), log, when_ended=ended)
+        return RoleProcess(place.name, command, log, when_ended=functools.partial(self._ended, place))
 
     def _ended(self, place: _Place, process: RoleProcess) -> None:
         """Start a dead role again after a while, on the thread that noticed its death."""
@@ -273,8 +363,9 @@ class LocalCluster:
         with self._changed:
             place.given_up = failure
             self._changed.notify_all()
-            workers = [other for other in self._places if not other.is_coordinator]
-            fatal = place.is_coordinator or all(worker.given_up for worker in workers)
+            workers = [other for other in self._places if other.is_worker]
+            no_worker_left = place.is_worker and all(worker.given_up for worker in workers)
+            fatal = place.is_coordinator or no_worker_left
             if not fatal or self.failure is not None:
                 return
             self.failure = failure
@@ -300,18 +391,7 @@ def _prepare_directory(state_dir: Path | None) -> _Directory:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.logs.mkdir(mode=0o700, exist_ok=True)
-        _write_token(directory.token_file)
+        write_token(directory.token_file)
     except OSError as error:
         raise UsageError(f"state directory {path}: cannot be written to: {error.strerror}") from error
     return directory
-
-
-def _write_token(path: Path) -> None:
-    """Write a token unless there is one: a cluster that runs in this directory already keeps its own."""
-    if path.exists():
-        return
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(secrets.token_urlsafe(32) + "\n")
-    temporary.replace(path)

@@ -30,12 +30,13 @@ class Call(Generic[Result]):
     """One RPC with its request.
 
     Attributes:
-        method: name in `TrainingService`.
+        method: name in the service.
         request: the message to send.
         response: class of the message that comes back.
         read: turns that message into the client's value.
         timeout_seconds: deadline of one try; None for streams.
         repeatable: whether a second try after a broken connection can do no harm.
+        service: that has the method.
     """
 
     method: str
@@ -44,11 +45,12 @@ class Call(Generic[Result]):
     read: Callable[[Any], Result]
     timeout_seconds: float | None = SHORT_SECONDS
     repeatable: bool = False
+    service: str = "TrainingService"
 
     @property
     def path(self) -> str:
         """The method's full name on the wire."""
-        return f"/gdmix.v1.TrainingService/{self.method}"
+        return f"/gdmix.v1.{self.service}/{self.method}"
 
 
 def submit_job(request_id: str, config_json: str) -> Call[Job]:

@@ -36,17 +36,28 @@ class RunningCluster:
         token_file: file with its token.
         supervisor: process id of its supervisor.
         pids: process ids by role.
+        store: URL of the coordinator's default store; "" without one.
+        scorer: HOST:PORT of its scorer; "" without one.
+        scorer_admin: HOST:PORT of that scorer's metrics and status, over HTTP.
     """
 
     address: str
     token_file: str
     supervisor: int
     pids: dict[str, int]
+    store: str = ""
+    scorer: str = ""
+    scorer_admin: str = ""
 
     @property
     def connection(self) -> Connection:
         """How to reach the coordinator."""
         return Connection(self.address, load_token(self.token_file, role=Role.TRAIN))
+
+    @property
+    def scorer_connection(self) -> Connection:
+        """How to reach the scorer."""
+        return Connection(self.scorer, load_token(self.token_file, role=Role.SCORE))
 
 
 def default_state_dir() -> Path:

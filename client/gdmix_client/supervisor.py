@@ -68,21 +68,33 @@ def supervise(cluster: LocalCluster, state_dir: Path, when_ready: Callable[[Runn
             with cluster:
                 record = _written(cluster, state_dir)
                 ready = threading.Thread(
-                    target=_announce, args=(cluster, told_to_end, lambda: when_ready(record)), daemon=True
+                    target=_announce,
+                    args=(cluster, told_to_end, lambda: when_ready(_written(cluster, state_dir))),
+                    daemon=True,
                 )
                 ready.start()
                 while not told_to_end.wait(_LOOK_SECONDS) and cluster.failure is None:
-                    if cluster.pids() != record.pids:  # one has been started again
-                        record = _written(cluster, state_dir)
+                    record = _written(cluster, state_dir, record)
         finally:
             remove_record(state_dir)
         if cluster.failure is not None:
             raise cluster.failure
 
 
-def _written(cluster: LocalCluster, state_dir: Path) -> RunningCluster:
-    record = RunningCluster(cluster.address, str(cluster.token_file), os.getpid(), cluster.pids())
-    write_record(state_dir, record)
+def _written(cluster: LocalCluster, state_dir: Path, before: RunningCluster | None = None) -> RunningCluster:
+    """Return the cluster's record; write it when it has changed: a process was started again, the scorer listens."""
+    ports = cluster.scorer_ports if cluster.scorer_listens() else None
+    record = RunningCluster(
+        address=cluster.address,
+        token_file=str(cluster.token_file),
+        supervisor=os.getpid(),
+        pids=cluster.pids(),
+        store=cluster.store,
+        scorer="" if ports is None else ports.address,
+        scorer_admin="" if ports is None else ports.admin_address,
+    )
+    if record != before:
+        write_record(state_dir, record)
     return record
 
 
@@ -104,6 +116,8 @@ def cluster_of(options: argparse.Namespace) -> LocalCluster:
         state_dir=options.state_dir,
         store=options.store,
         port=options.port,
+        scorer=options.scorer,
+        scorer_port=options.scorer_port,
     )
 
 
@@ -116,6 +130,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--threads", type=int, default=1, help="units that each worker runs side by side")
     add("--port", type=int, default=0, help="of the coordinator (default: any free one)")
     add("--store", help="store of jobs that name none")
+    add("--scorer", action="store_true", help="have a scorer too")
+    add("--scorer-port", type=int, default=0, help="of the scorer (default: any free one)")
     add("--parent-fd", type=int, help="inherited descriptor on which to report")
     return parser.parse_args(arguments)
 

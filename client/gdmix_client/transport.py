@@ -31,7 +31,7 @@ from gdmix_core.security import bearer_metadata
 Result = TypeVar("Result")
 
 ERROR_CODE_KEY: Final = "gdmix-error-code"
-_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
+CHANNEL_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     # A channel of its own: a shared subchannel would carry one client's back-off into another's first try.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.max_receive_message_length", 16 << 20),
@@ -40,10 +40,13 @@ _OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # In spite of its name: how long one attempt to connect may take, handshakes included.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
 RETRY_DELAYS_SECONDS: Final = (0.1, 0.2, 0.4, 0.8, 1.6)
+_NO_HOST: Final = "there is no host of that name"
+_BROKEN: Final = "the connection broke (a server with TLS needs --tls-ca)"
 
 
 class Transport:
@@ -53,10 +56,10 @@ class Transport:
         self._address = connection.address
         self._metadata = bearer_metadata(connection.token)
         if connection.tls_ca is None:
-            self._channel = grpc.insecure_channel(connection.address, options=_OPTIONS)
+            self._channel = grpc.insecure_channel(connection.address, options=CHANNEL_OPTIONS)
         else:
             credentials = grpc.ssl_channel_credentials(connection.tls_ca)
-            self._channel = grpc.secure_channel(connection.address, credentials, options=_OPTIONS)
+            self._channel = grpc.secure_channel(connection.address, credentials, options=CHANNEL_OPTIONS)
 
     def call(self, call: Call[Result]) -> Result:
         """Return what a call answers.
@@ -64,13 +67,13 @@ class Transport:
         Raises:
             GdmixError: the coordinator refused, or cannot be reached.
         """
-        method = self._channel.unary_unary(call.path, _serialize, call.response.FromString)
+        method = self._channel.unary_unary(call.path, serialize, call.response.FromString)
         delays = iter(RETRY_DELAYS_SECONDS if call.repeatable else ())
         while True:
             try:
                 return call.read(method(call.request, timeout=call.timeout_seconds, metadata=self._metadata))
             except grpc.RpcError as error:
-                delay = next(delays, None) if _broken(error) else None
+                delay = next(delays, None) if is_broken(error) else None
                 if delay is None:
                     raise error_from_rpc(error, self._address, call.timeout_seconds) from error
             time.sleep(_jittered(delay))
@@ -81,7 +84,7 @@ class Transport:
         Raises:
             GdmixError: as `call`.
         """
-        method = self._channel.unary_stream(call.path, _serialize, call.response.FromString)
+        method = self._channel.unary_stream(call.path, serialize, call.response.FromString)
         messages = method(call.request, timeout=call.timeout_seconds, metadata=self._metadata)
         try:
             for message in messages:
@@ -103,16 +106,14 @@ class AsyncTransport:
         self._address = connection.address
         self._metadata = grpc.aio.Metadata(*bearer_metadata(connection.token))
         if connection.tls_ca is None:
-            self._channel = grpc.aio.insecure_channel(connection.address, options=_OPTIONS)
+            self._channel = grpc.aio.insecure_channel(connection.address, options=CHANNEL_OPTIONS)
         else:
             credentials = grpc.ssl_channel_credentials(connection.tls_ca)
-            self._channel = grpc.aio.secure_channel(connection.address, credentials, options=_OPTIONS)
+            self._channel = grpc.aio.secure_channel(connection.address, credentials, options=CHANNEL_OPTIONS)
 
     async def call(self, call: Call[Result]) -> Result:
         """Return what a call answers; errors as `Transport.call`."""
-        method: Callable[..., Any] = self._channel.unary_unary(
-            call.path, _serialize, call.response.FromString
-        )
+        method: Callable[..., Any] = self._channel.unary_unary(call.path, serialize, call.response.FromString)
         delays = iter(RETRY_DELAYS_SECONDS if call.repeatable else ())
         while True:
             try:
@@ -120,7 +121,7 @@ class AsyncTransport:
                     await method(call.request, timeout=call.timeout_seconds, metadata=self._metadata)
                 )
             except grpc.RpcError as error:
-                delay = next(delays, None) if _broken(error) else None
+                delay = next(delays, None) if is_broken(error) else None
                 if delay is None:
                     raise error_from_rpc(error, self._address, call.timeout_seconds) from error
             await asyncio.sleep(_jittered(delay))
@@ -128,7 +129,7 @@ class AsyncTransport:
     async def stream(self, call: Call[Result]) -> AsyncGenerator[Result, None]:
         """Yield what a streaming call sends; errors as `Transport.call`."""
         method: Callable[..., Any] = self._channel.unary_stream(
-            call.path, _serialize, call.response.FromString
+            call.path, serialize, call.response.FromString
         )
         messages = method(call.request, timeout=call.timeout_seconds, metadata=self._metadata)
         try:
@@ -144,25 +145,27 @@ class AsyncTransport:
         await self._channel.close()
 
 
-def error_from_rpc(error: grpc.RpcError, address: str, timeout_seconds: float | None = None) -> GdmixError:
-    """Return the error of ours that a failed call stands for."""
+def error_from_rpc(
+    error: grpc.RpcError, address: str, timeout_seconds: float | None = None, *, server: str = "coordinator"
+) -> GdmixError:
+    """Return the error of ours that a failed call stands for; `server` is what messages call the other side."""
     code: grpc.StatusCode = error.code()
     details = error.details() or ""
     ours = catalog().get(_error_code(error))
     if ours is not None:
         return ours(details)
     if code is grpc.StatusCode.UNAVAILABLE:
-        return Unavailable(f"cannot reach the coordinator at {address}: {_reason(details)}")
+        return Unavailable(f"cannot reach the {server} at {address}: {_reason(details)}")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        within = "in time" if timeout_seconds is None else f"within {timeout_seconds:.0f} s"
-        return Unavailable(f"the coordinator at {address} did not answer {within}")
+        within = "in time" if timeout_seconds is None else f"within {timeout_seconds:g} s"
+        return Unavailable(f"the {server} at {address} did not answer {within}")
     if code is grpc.StatusCode.CANCELLED:
-        return Unavailable(f"the connection to the coordinator at {address} was closed")
+        return Unavailable(f"the connection to the {server} at {address} was closed")
     if code in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}:
-        return NotPermitted(f"the coordinator at {address} refused: {details or 'no permission'}")
+        return NotPermitted(f"the {server} at {address} refused: {details or 'no permission'}")
     if code is grpc.StatusCode.UNIMPLEMENTED:
-        return UsageError(f"what answers at {address} is no coordinator of this version of GDMix")
-    return InternalError(f"the coordinator at {address} failed: {details or code.name}")
+        return UsageError(f"what answers at {address} is no {server} of this version of GDMix")
+    return InternalError(f"the {server} at {address} failed: {details or code.name}")
 
 
 def _error_code(error: grpc.RpcError) -> str:
@@ -178,14 +181,18 @@ def _reason(details: str) -> str:
     lowered = details.lower()
     known = {
         "connection refused": "connection refused (nothing listens there; gdmix-cli up starts a cluster)",
-        "dns resolution failed": "there is no host of that name",
-        "name or service not known": "there is no host of that name",
+        "dns resolution failed": _NO_HOST,
+        "name or service not known": _NO_HOST,
+        "hostname lookup error": _NO_HOST,
+        "wrong_version_number": "it does not speak TLS: leave --tls-ca and GDMIX_TLS_CA out",
+        "certificate_verify_failed": "TLS: its certificate is not signed by the authority of --tls-ca",
         "certificate": f"TLS: {details}",
         "handshake": f"the TLS handshake failed ({details}); is --tls-ca missing, or one too many?",
-        "socket closed": "the connection broke",
-        "connection reset": "the connection broke",
+        "socket closed": _BROKEN,
+        "connection reset": _BROKEN,
         "no route": "no route to the host",
         "timeout": "no answer",
+        "timed out": "no answer",
     }
     for mark, text in known.items():
         if mark in lowered:
@@ -193,8 +200,8 @@ def _reason(details: str) -> str:
     return re.sub(r"\s+", " ", details) or "no answer"
 
 
-def _broken(error: grpc.RpcError) -> bool:
-    """Return whether the call failed for want of a coordinator, not by what one found."""
+def is_broken(error: grpc.RpcError) -> bool:
+    """Return whether the call failed for want of somebody who answers, not by what one found."""
     code = _error_code(error)
     return error.code() is grpc.StatusCode.UNAVAILABLE and code in {"", Unavailable.code}
 
@@ -203,6 +210,7 @@ def _jittered(delay: float) -> float:
     return delay * (0.5 + random.random())  # noqa: S311 - spreads retries, guards nothing
 
 
-def _serialize(message: Any) -> bytes:
+def serialize(message: Any) -> bytes:
+    """Return a message as it goes over the wire."""
     data: bytes = message.SerializeToString()
     return data

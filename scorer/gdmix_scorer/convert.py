@@ -118,12 +118,18 @@ def _arrays(table: Mapping[str, Sequence[Any]], where: str) -> dict[str, Any]:
         try:
             arrays[name] = pa.array(values)
         except pa.ArrowException as error:
-            kinds = sorted({type(value).__name__ for value in values if value is not None})
-            raise UsageError(
-                f"{where}: column {name!r} holds values of different kinds ({', '.join(kinds)}); "
-                "allowed: one kind, or none"
-            ) from error
+            raise UsageError(_mixed(name, values, where)) from error
     return arrays
+
+
+def _mixed(name: str, values: Sequence[Any], where: str) -> str:
+    """Say which value of a column is not of the kind of those before it."""
+    kinds = [type(value).__name__ for value in values]
+    first = next((kind for kind in kinds if kind != "NoneType"), "NoneType")
+    odd = next((i for i, kind in enumerate(kinds) if kind not in {first, "NoneType"}), None)
+    if odd is None:
+        return f"{where}: column {name!r} holds lists or numbers that cannot stand in one column"
+    return f"{where}[{odd}]: column {name!r} holds a {kinds[odd]}, and others a {first}; allowed: one kind"
 
 
 def _outside_scores(message: wire.ReadableInput) -> npt.NDArray[np.float64] | None:

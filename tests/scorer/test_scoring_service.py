@@ -167,7 +167,7 @@ REFUSED = {
     "NaN": (readable(WHOLE, [{"age": wire.Value(number=np.nan)}]), "candidates[0]: column 'age' holds nan"),
     "mixed kinds": (
         readable({}, [{"age": text("old")}, {"age": wire.Value(number=1)}]),
-        "readable.candidates: column 'age' holds values of different kinds (float, str)",
+        "readable.candidates[1]: column 'age' holds a float, and others a str; allowed: one kind",
     ),
     "a text for a number": (readable({"age": text("old")}, [{}]), "context: column 'age' holds 'old'"),
     "given twice": (
@@ -218,7 +218,7 @@ def test_a_stream_answers_in_order_and_goes_on_after_a_failure(stub):
     answers = list(stub.ScoreStream(iter(requests), timeout=10))
     assert [answer.request_id for answer in answers] == ["a", "b", "c", "d"]
     assert [list(answer.scores) for answer in answers] == [[0.625], [], [], [-1.125]]
-    assert [answer.error.code for answer in answers] == ["", "usage", "version_gone", ""]
+    assert [answer.error.code for answer in answers] == ["", "usage", "not_found", ""]
 
 
 def test_a_request_that_waited_too_long_is_refused(stub, running):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -11,13 +12,14 @@ from gdmix_client.cli.command_group import CommandGroup
 from gdmix_client.cli.doctor import doctor
 from gdmix_client.cli.printing import result
 from gdmix_client.cli.quickstart import quickstart
+from gdmix_client.cli.score import score
 from gdmix_client.cli.train import train
 from gdmix_client.cli.validate import validate
 
 app = typer.Typer(
     cls=CommandGroup,
     name="gdmix-cli",
-    help="Personalization by mixed-effect models: train, publish, look after them.",
+    help="Personalization by mixed-effect models: train, publish, score with, look after them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -30,6 +32,8 @@ app.command()(cluster.up)
 app.command()(cluster.down)
 app.command(context_settings=cluster.PASS_ON)(cluster.coordinator)
 app.command(context_settings=cluster.PASS_ON)(cluster.worker)
+app.command(context_settings=cluster.PASS_ON)(cluster.scorer)
+app.command()(score)
 app.add_typer(jobs.commands, name="jobs")
 app.add_typer(models.commands, name="models")
 app.add_typer(data.commands, name="data")
@@ -56,4 +60,6 @@ def _options(
 
 def main() -> None:
     """Run gdmix-cli."""
+    # gRPC's own remarks on a connection that fails would stand before the one message that explains it.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     app(prog_name="gdmix-cli")

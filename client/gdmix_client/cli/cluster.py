@@ -1,15 +1,16 @@
-"""`gdmix-cli up`, `down`, and one role in the foreground: `coordinator`, `worker`."""
+"""`gdmix-cli up`, `down`, and one role in the foreground: `coordinator`, `worker`, `scorer`."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gdmix_client.cli.options import JsonOption, StateDirOption, StoreOption, WorkersOption
+from gdmix_client.cli.options import JsonOption, StateDirOption, WorkersOption
 from gdmix_client.cli.printing import note, result, result_document
 from gdmix_client.running_cluster import RunningCluster, default_state_dir, end_cluster, find_cluster
 from gdmix_core.errors import Conflict, Unavailable, UsageError
@@ -27,12 +28,29 @@ def up(
         int,
         typer.Option("--port", min=0, max=65535, metavar="PORT", help="Of the coordinator; 0: any free one."),
     ] = 0,
-    store: StoreOption = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            "--store",
+            metavar="URL",
+            help="Of jobs that name none, and of the scorer: lmdb:DIRECTORY or redis://HOST:PORT/DB "
+            "(default: lmdb:<state directory>/store).",
+        ),
+    ] = None,
+    scorer: Annotated[
+        bool, typer.Option("--scorer/--no-scorer", help="Start a scorer of that store too.")
+    ] = True,
+    scorer_port: Annotated[
+        int,
+        typer.Option(
+            "--scorer-port", min=0, max=65535, metavar="PORT", help="Of the scorer; 0: any free one."
+        ),
+    ] = 0,
     state_dir: StateDirOption = None,
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay; Ctrl-C ends the cluster.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Start a local cluster that stays: a coordinator and workers on this machine."""
+    """Start a local cluster that stays: a coordinator, workers and a scorer on this machine."""
     directory = _directory(state_dir)
     running = find_cluster(directory)
     if running is not None:
@@ -41,7 +59,8 @@ def up(
         )
     arguments = ["--state-dir", str(directory), "--threads", str(threads), "--port", str(port)]
     arguments += [] if workers is None else ["--workers", str(workers)]
-    arguments += [] if store is None else ["--store", _absolute_store(store)]
+    arguments += ["--store", _absolute_store(f"lmdb:{directory / 'store'}" if store is None else store)]
+    arguments += ["--scorer", "--scorer-port", str(scorer_port)] if scorer else []
     if foreground:
         _stay(arguments, directory, json=json)
     else:
@@ -68,6 +87,11 @@ def coordinator(context: typer.Context) -> None:
 def worker(context: typer.Context) -> None:
     """Run a worker in the foreground; see `worker --help` for its options."""
     _become("gdmix_trainer", context.args)
+
+
+def scorer(context: typer.Context) -> None:
+    """Run a scorer in the foreground; see `scorer --help` for its options."""
+    _become("gdmix_scorer", context.args)
 
 
 def _directory(state_dir: Path | None) -> Path:
@@ -113,11 +137,14 @@ def _stay(arguments: list[str], directory: Path, *, json: bool) -> None:
 
 
 def _report(running: RunningCluster, directory: Path, *, json: bool) -> None:
-    workers = len(running.pids) - 1
+    workers = sum(name.startswith("worker-") for name in running.pids)
     if json:
         result_document(
             {
                 "coordinator": running.address,
+                "scorer": running.scorer or None,
+                "scorer_admin": running.scorer_admin or None,
+                "store": running.store,
                 "token_file": running.token_file,
                 "state_dir": str(directory),
                 "workers": workers,
@@ -127,7 +154,13 @@ def _report(running: RunningCluster, directory: Path, *, json: bool) -> None:
         return
     plural = "" if workers == 1 else "s"
     result(f"coordinator at {running.address}, {workers} worker{plural}; logs in {directory / 'logs'}")
+    if running.scorer:
+        result(f"scorer at {running.scorer}, metrics and status at http://{running.scorer_admin}/")
+    result(f"store {running.store}")
     result(f"export GDMIX_COORDINATOR={running.address}")
+    if running.scorer:
+        result(f"export GDMIX_SCORER={running.scorer}")
+    result(f"export GDMIX_TOKEN=$(cat {shlex.quote(running.token_file)})")
     note("gdmix-cli finds the token of this cluster by itself; gdmix-cli down ends it")
 
 

@@ -43,7 +43,7 @@ def open_models(target: Target, store: str | None) -> Iterator[ModelSource]:
         UsageError: none of them was given and no local cluster runs here.
     """
     if target.coordinator is None and (store is not None or target.output is not None):
-        with open_directly(target, store) as opened:
+        with open_directly(target, store, model="") as opened:
             yield StoreModels(opened)
         return
     if target.output is not None:
@@ -55,26 +55,27 @@ def open_models(target: Target, store: str | None) -> Iterator[ModelSource]:
 
 
 @contextmanager
-def open_directly(target: Target, store: str | None, *, create: bool = False) -> Iterator[CoefficientStore]:
-    """Open a store in this process: the one named, the output's own, else the coordinator's.
+def open_directly(
+    target: Target, store: str | None, *, model: str, create: bool = False
+) -> Iterator[CoefficientStore]:
+    """Open a store in this process: the one named, the output's own, else where the coordinator has the model.
 
     Args:
         target: the options.
         store: URL.
+        model: name of the model that is looked for; "" for none in particular.
         create: whether an embedded store that is not there may be made.
 
     Raises:
-        UsageError: no store is named, and the coordinator has none.
-        NotFound: an embedded store is not there.
+        UsageError: no store is named, and there is no coordinator to ask.
+        NotFound: an embedded store is not there, or no store is known to hold the model.
     """
     from gdmix_core.store import open_store
 
     url = store or (f"lmdb:{target.output}/store" if target.output is not None else "")
     if not url:
         with target.client() as client:
-            url = client.cluster().store
-        if not url:
-            raise UsageError("no store: give --store URL, or --output DIRECTORY for that of a job")
+            url = client.cluster().store or client.get_model(model).store
     directory = url.removeprefix("lmdb:")
     if url.startswith("lmdb:") and not create and not Path(directory).is_dir():
         raise NotFound(f"{directory}: there is no embedded store")

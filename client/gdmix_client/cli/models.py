@@ -160,7 +160,7 @@ def publish(
     directory = _model_directory(source, output)
     if store is None and output is None:
         raise UsageError("no store: give --store URL, or --output DIRECTORY for that of a job")
-    with open_directly(Target(output=output), store, create=True) as opened:
+    with open_directly(Target(output=output), store, model=directory.manifest.model, create=True) as opened:
         done = publish_model(directory, opened, activate=activate_it)
         url = opened.url
     if json:
@@ -201,7 +201,7 @@ def verify(
     """Read a version back from its store and compare every record with its seal."""
     from gdmix_client.cli.model_source import StoreModels, open_directly
 
-    with open_directly(Target(coordinator, token_file, tls_ca, output), store) as opened:
+    with open_directly(Target(coordinator, token_file, tls_ca, output), store, model=model) as opened:
         number = version or StoreModels(opened).version(model, 0).version
         seal = opened.verify(model, number)
         url = opened.url
@@ -233,7 +233,7 @@ def alias(
 
     if remove and (name is None or version is not None):
         raise UsageError("--delete takes the name of an alias and no version")
-    with open_directly(Target(coordinator, token_file, tls_ca, output), store) as opened:
+    with open_directly(Target(coordinator, token_file, tls_ca, output), store, model=model) as opened:
         if name is None:
             aliases = opened.get_aliases(model)
             rows = [[alias_name, str(number)] for alias_name, number in aliases.items()]
@@ -281,8 +281,8 @@ def _manifest_table(version: ModelVersion) -> str:
     rows = [
         [
             c.name,
-            c.model or f"a model per {c.entity_column}",
-            f"{c.entities:,}",
+            f"one model for all ({c.model})" if c.model else f"a model per {c.entity_column}",
+            "1" if c.model else f"{c.entities:,}",
             f"{c.rows:,}",
             f"{c.dimension:,}",
             *(_value(c.validation.get(name)) for name in names),

@@ -52,3 +52,16 @@ StateDirOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+ScorerOption = Annotated[
+    str | None,
+    typer.Option("--scorer", metavar="HOST:PORT", envvar="GDMIX_SCORER", help="The scorer."),
+]
+ScorerTlsCaOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-ca",
+        metavar="FILE",
+        envvar="GDMIX_TLS_CA",
+        help="Authority (PEM) that signed the scorer's certificate.",
+    ),
+]

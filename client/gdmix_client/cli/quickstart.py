@@ -1,14 +1,19 @@
-"""`gdmix-cli quickstart`: from nothing to a published model."""
+"""`gdmix-cli quickstart`: from nothing to a published model that scores online."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gdmix_client.cli.options import JsonOption, QuietOption, WorkersOption
-from gdmix_client.cli.printing import note, result
+from gdmix_client.cli.printing import note, result, result_document
+from gdmix_core.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from gdmix_client.movielens_users import MovieLensUser
+    from gdmix_client.types import Job
 
 CONFIG_FILE = "movielens.yaml"
 CONFIG_TEXT = """\
@@ -46,9 +51,8 @@ def quickstart(
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Get MovieLens-100K, train a mixed-effect model on it and publish it, all on this machine."""
-    from gdmix_client.cli.report import next_steps, shortened
-    from gdmix_client.cli.train import read_config, train_locally
+    """Get MovieLens-100K, train a mixed-effect model on it, publish it and score with it, all on this machine."""
+    from gdmix_client.cli.train import read_config, report_end, run_to_the_end
     from gdmix_client.movielens import TRAIN_FILE, VALIDATION_FILE, fetch_movielens
 
     data = directory / "data"
@@ -58,16 +62,49 @@ def quickstart(
         fetch_movielens(data, source)
     config = directory / CONFIG_FILE
     _write_config(config)
-    job = train_locally(read_config(config), workers=workers, quiet=quiet, json=json, try_next=False)
+    job = run_to_the_end(read_config(config), workers=workers, quiet=quiet)
     if not json:
+        report_end(job, json=False, try_next=False)
+    _score(job, data, config, quiet=quiet, json=json)
+
+
+def _score(job: Job, data: Path, config: Path, *, quiet: bool, json: bool) -> None:
+    """Score one user's candidates and print them.
+
+    Raises:
+        GdmixError: the job did not succeed, or the scorer did not start or answer.
+    """
+    from gdmix_client.cli import recommendations as shown
+    from gdmix_client.cli.following import raise_if_unsuccessful, termination_as_interrupt
+    from gdmix_client.cli.report import next_steps, shortened, train_document
+
+    user: MovieLensUser | None = None
+    best: list[shown.RecommendationDocument] = []
+    if job.published is not None:
+        if not quiet:
+            note("starting a scorer on the published model")
+        try:
+            with termination_as_interrupt():
+                user, best = shown.recommend(job, data)
+        except (UsageError, DataError) as error:
+            if config.read_text(encoding="utf-8") == CONFIG_TEXT:
+                raise
+            note(f"no recommendations: the model of the changed {config} is not for these movies: {error}")
+    if json:
+        document = shown.QuickstartDocument(
+            **dict(train_document(job)), user_id=user and user.user_id, recommendations=best
+        )
+        result_document(document.model_dump(mode="json"))
+    elif user is not None:
         again = shortened(str(config.absolute()))
+        result(f"\n{shown.recommendations_text(user, job, best)}")
         result(f"\n{next_steps(job)}\n  gdmix-cli train {again}    # after a look at it, or a change")
+        result(f"\n{shown.how_to_score(job, data)}")
+    raise_if_unsuccessful(job)
 
 
 def _write_config(path: Path) -> None:
     """Write the config unless there is one: somebody may have changed it to try something."""
-    from gdmix_core.errors import UsageError
-
     if path.exists():
         return
     try:

@@ -58,7 +58,7 @@ def train(
         raise UsageError("--workers is for jobs without a coordinator; this one's workers are what they are")
     job_config = read_config(config, output=output, store=store)
     if coordinator is None:
-        train_locally(job_config, workers=workers, quiet=quiet, json=json)
+        report_end(run_to_the_end(job_config, workers=workers, quiet=quiet), json=json)
     else:
         target = Target(coordinator, token_file, tls_ca)
         with target.client() as client:
@@ -81,27 +81,23 @@ def read_config(path: Path, *, output: str | None = None, store: str | None = No
     return load_config(path, {key: value for key, value in said.items() if value is not None})
 
 
-def train_locally(
-    config: JobConfig, *, workers: int | None, quiet: bool, json: bool, try_next: bool = True
-) -> Job:
-    """Train on a cluster of this job's own; Ctrl-C brings the job to a checkpoint.
+def run_to_the_end(config: JobConfig, *, workers: int | None, quiet: bool) -> Job:
+    """Train on a cluster of this job's own, however it ends; Ctrl-C brings the job to a checkpoint.
 
     Raises:
-        GdmixError: the job did not succeed.
+        GdmixError: the cluster broke down, or somebody pressed Ctrl-C.
     """
     from gdmix_client.cli.following import termination_as_interrupt
     from gdmix_client.cli.local_job import run_locally
 
     with termination_as_interrupt():
-        job = run_locally(
+        return run_locally(
             state_dir=ephemeral_state_dir(config.output),
             workers=workers,
             quiet=quiet,
             begin=lambda client: client.submit(config),
             output=config.output,
         )
-    report_end(job, json=json, try_next=try_next)
-    return job
 
 
 def watch_to_the_end(

@@ -60,7 +60,6 @@ class Versions:
 
         Raises:
             NotFound: the model or the alias is not served.
-            VersionGone: the version is not in the store.
             Unavailable: the model has no active version yet.
         """
         model = self._model(choice.name)
@@ -83,9 +82,9 @@ class Versions:
         """Load the version that a request names, and wait for it.
 
         Raises:
-            VersionGone: it is not in the store.
-            GdmixError: it cannot be loaded.
-            Unavailable: it was not loaded in time; it may be later.
+            NotFound: it is not in the store.
+            Unavailable: it cannot be loaded, or was not loaded in time; it may be later.
+            Overloaded: requests pin too many versions.
         """
         model = self._model(choice.name)
         number = choice.version or model.pointers.aliases.get(choice.alias, 0)
@@ -94,7 +93,7 @@ class Versions:
         token = model.pointers.tokens.get(number)
         if token is None:
             known = ", ".join(map(str, model.pointers.tokens)) or "none"
-            raise VersionGone(f"version {number} of model {model.name!r} is not in the store; there: {known}")
+            raise NotFound(f"version {number} of model {model.name!r} is not in the store; there: {known}")
         version = model.versions.get(number)
         if version is None or (version.state is VersionState.END and version.retry_at <= time.monotonic()):
             self._make_room(model)
