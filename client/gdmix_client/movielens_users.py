@@ -89,7 +89,7 @@ def _movies_of_rows(directory: Path) -> pa.Table:
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> pa.Table:
-    from gdmix_core.data.readers import opened_parquet
+    from gdmix_core.data.input_files import opened_parquet
 
     with opened_parquet(str(path)) as file:
         absent = [name for name in columns if name not in file.schema_arrow.names]

@@ -1,4 +1,4 @@
-"""`gdmix-cli data`: real data to try things on."""
+"""`gdmix-cli data`: real data to try things on, and rows out of a scorer's access log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import typer
 from gdmix_client.cli.options import JsonOption
 from gdmix_client.cli.printing import result, result_document
 
-commands = typer.Typer(help="Get real data to try things on.", no_args_is_help=True)
+commands = typer.Typer(
+    help="Get real data to try things on, or rows out of an access log.", no_args_is_help=True
+)
 
 
 class DataSet(StrEnum):
@@ -58,3 +60,34 @@ def fetch(
             f"{done.directory}: {done.train_rows:,} training rows, {done.validation_rows:,} validation rows; "
             "README.txt has the terms of use"
         )
+
+
+@commands.command("from-access-log")
+def from_access_log(
+    logs: Annotated[list[Path], typer.Argument(metavar="LOG…", help="Access logs of scorers (.gz too).")],
+    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="JSON Lines file of the rows.")],
+    first_uid: Annotated[int, typer.Option("--first-uid", metavar="N", help="uid of the first row.")] = 1,
+    json: JsonOption = False,
+) -> None:
+    """Turn logged requests into rows as in the training data; labels are yours to join.
+
+    The scorer must run with --access-log and --access-log-features.
+    """
+    from gdmix_client.logged_rows import convert_access_logs
+
+    done = convert_access_logs(logs, output, first_uid=first_uid)
+    if json:
+        result_document(
+            {
+                "output": str(output.absolute()),
+                "requests": done.requests,
+                "rows": done.rows,
+                "left_out": dict(done.left_out),
+            }
+        )
+        return
+    rest = ", ".join(f"{count:,} {reason}" for reason, count in sorted(done.left_out.items()))
+    result(
+        f"{output}: {done.rows:,} rows of {done.requests:,} requests"
+        + (f"; left out: {rest}" if rest else "")
+    )

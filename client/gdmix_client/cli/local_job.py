@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,6 @@ from gdmix_client.cli.following import follow, stop_at_checkpoint
 from gdmix_client.cli.printing import note
 from gdmix_client.cli.progress import progress_view
 from gdmix_client.cli.report import shortened
-from gdmix_client.cli.train import resume_command
 from gdmix_client.local_cluster import LocalCluster
 from gdmix_core.errors import Cancelled, Conflict, GdmixError, Unavailable
 
@@ -69,7 +69,7 @@ def run_locally(
             if job.published is not None:
                 return job
             raise Cancelled(
-                f"interrupted; what is finished is kept. Go on with: {resume_command(job.job_id, output)}"
+                f"interrupted; what is finished is kept. Go on with: {_resume_command(job.job_id, output)}"
             ) from None
         except (Unavailable, ValueError):  # gRPC raises ValueError on the channel that give_up closed
             why = cluster.failure or cluster.last_death
@@ -86,5 +86,10 @@ def _stop_others(client: Client, job: Job, output: str) -> None:
                 client.cancel(other.job_id)
             note(
                 f"job {other.job_id} was left unfinished here; take it up again with: "
-                f"{resume_command(other.job_id, shortened(output))}"
+                f"{_resume_command(other.job_id, shortened(output))}"
             )
+
+
+def _resume_command(job_id: str, output: str) -> str:
+    """Return the command that takes a job without a coordinator up again."""
+    return f"gdmix-cli jobs resume {job_id} --output {shlex.quote(output)}"

@@ -107,7 +107,7 @@ def _format_of(path: str) -> str:
 
 
 def _open_parquet(source: RowSource) -> OpenedRows:
-    from gdmix_core.data.readers import opened_parquet
+    from gdmix_core.data.input_files import opened_parquet
 
     with opened_parquet(source.path) as file:
         schema, total = file.schema_arrow, file.metadata.num_rows
@@ -137,7 +137,8 @@ def _check_named(source: RowSource, names: Sequence[str]) -> None:
 
 
 def _column_batches(source: RowSource, form: Any, names: Sequence[str]) -> Iterator[RowBatch]:
-    from gdmix_core.data.readers import NeededColumn, read_split
+    from gdmix_core.data.input_files import NeededColumn
+    from gdmix_core.data.readers import read_split
     from gdmix_core.tasks import Split
 
     split = Split(role="validation", path=source.path, format=form)
@@ -166,7 +167,7 @@ def _can_be_sent(kind: pa.DataType) -> bool:
 
 
 def _json_batches(source: RowSource) -> Iterator[RowBatch]:
-    from gdmix_core.data.readers import file_faults
+    from gdmix_core.data.input_files import file_faults
 
     with file_faults(source.name, "JSON Lines"), _opened_lines(source.path) as lines:
         rows: list[dict[str, Any]] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -139,11 +138,6 @@ def report_end(job: Job, *, json: bool, try_next: bool = True) -> None:
         if try_next:
             result("\n" + next_steps(job))
     raise_if_unsuccessful(job)
-
-
-def resume_command(job_id: str, output: str) -> str:
-    """Return the command that takes a job without a coordinator up again."""
-    return f"gdmix-cli jobs resume {job_id} --output {shlex.quote(output)}"
 
 
 def _report_queued(job: Job, target: Target, *, json: bool) -> None:

@@ -29,7 +29,8 @@ from gdmix_core.data.feature_index_partial import (
     merge_partial_indexes,
     write_partial_index,
 )
-from gdmix_core.data.readers import count_rows, file_faults
+from gdmix_core.data.input_files import file_faults
+from gdmix_core.data.readers import count_rows
 from gdmix_core.errors import DataError, InternalError
 from gdmix_core.tasks import FEATURE_INDEX_FILE, EncodingSpec, Regularization, ResolvedColumn, Split
 

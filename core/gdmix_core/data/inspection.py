@@ -16,9 +16,10 @@ import pyarrow as pa
 
 from gdmix_core.config import DataConfig, FeatureColumn, FeatureKind
 from gdmix_core.data.column_values import number_values
+from gdmix_core.data.input_files import NeededColumn, opened_parquet
 from gdmix_core.data.inspection_files import InputFile, find_files
 from gdmix_core.data.inspection_types import FileDescription, kind_of_type, type_problems
-from gdmix_core.data.readers import NeededColumn, opened_parquet, read_split
+from gdmix_core.data.readers import read_split
 from gdmix_core.errors import ConfigError, DataError
 from gdmix_core.tasks import EncodingSpec, ResolvedColumn, Role, Split
 

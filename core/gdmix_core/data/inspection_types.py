@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from gdmix_core.config import DataConfig, FeatureColumn, FeatureKind
 from gdmix_core.data.arrow_strings import is_list, is_number, is_text
+from gdmix_core.data.input_files import Use
 from gdmix_core.data.inspection_files import InputFile
-from gdmix_core.data.readers import Use
 from gdmix_core.tasks import ResolvedColumn, Role
 
 _ALLOWED: Final[dict[Use, str]] = {

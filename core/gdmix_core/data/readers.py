@@ -6,32 +6,20 @@ Text is checked to be UTF-8. Whatever a file's fault is, it comes out as one Dat
 
 from __future__ import annotations
 
-import contextlib
-import re
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 import pyarrow as pa
 
 from gdmix_core.data.arrow_strings import is_text
+from gdmix_core.data.input_files import NeededColumn, Use, file_faults, opened_parquet
+from gdmix_core.data.readers_csv import read_csv
+from gdmix_core.data.readers_jsonl import read_jsonl
 from gdmix_core.errors import DataError
 from gdmix_core.tasks import EncodingSpec, Split
 
 BATCH_ROWS: Final = 65_536
-BLOCK_BYTES: Final = 4 << 20
-"""Text files are parsed in blocks of this size; a row must fit into one."""
-
-Use: TypeAlias = Literal["uid", "number", "entity", "categorical", "list", "text", "vector"]
-
-
-@dataclass(frozen=True, slots=True)
-class NeededColumn:
-    """A data column and everything that it is used for."""
-
-    name: str
-    uses: tuple[Use, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +61,8 @@ def read_split(split: Split, columns: Sequence[NeededColumn]) -> Iterator[RowBat
     if split.format == "parquet":
         batches = _read_parquet(split, columns)
     elif split.format == "csv":
-        from gdmix_core.data.readers_csv import read_csv
-
         batches = read_csv(split.path, [column.name for column in columns])
     else:
-        from gdmix_core.data.readers_jsonl import read_jsonl
-
         batches = read_jsonl(split.path, columns)
     row = split.first_row
     for batch in batches:
@@ -93,46 +77,6 @@ def count_rows(split: Split, column: str) -> int:
         with opened_parquet(split.path) as file:
             return sum(file.metadata.row_group(group).num_rows for group in _row_groups(split, file))
     return sum(rows.batch.num_rows for rows in read_split(split, [NeededColumn(column, ("uid",))]))
-
-
-@contextlib.contextmanager
-def file_faults(path: str, form: str) -> Iterator[None]:
-    """Turn whatever Arrow raises about a file into one DataError naming it."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read as {form}: {_first_line(error)}") from error
-
-
-@contextlib.contextmanager
-def opened_parquet(path: str, dictionaries: Sequence[str] = ()) -> Iterator[Any]:
-    """Open a Parquet file; leaf columns named in `dictionaries` are read dictionary-encoded.
-
-    Raises:
-        DataError: It cannot be read as Parquet.
-    """
-    import pyarrow.parquet as pq
-
-    with file_faults(path, "Parquet"):
-        # Not mapped: a file that is cut short while it is read must not kill the process.
-        file = pq.ParquetFile(path, read_dictionary=list(dictionaries), pre_buffer=True)
-    with file:
-        yield file
-
-
-@contextlib.contextmanager
-def opened_text(path: str, form: str) -> Iterator[pa.NativeFile]:
-    """Open a text file, uncompressed or (by its ending) gzip.
-
-    Raises:
-        DataError: It cannot be opened.
-    """
-    with file_faults(path, form):
-        stream = pa.input_stream(path, compression="gzip" if path.endswith(".gz") else None)
-    with stream:
-        yield stream
 
 
 def _read_parquet(split: Split, columns: Sequence[NeededColumn]) -> Iterator[pa.RecordBatch]:
@@ -191,8 +135,3 @@ def _first_bad_text(array: pa.Array) -> int:
         else:
             low = middle
     return low
-
-
-def _first_line(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return re.sub(r"\s*\n.*", "", str(text), flags=re.DOTALL)

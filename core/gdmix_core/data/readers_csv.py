@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from gdmix_core.data.readers import BLOCK_BYTES, file_faults, opened_text
+from gdmix_core.data.input_files import BLOCK_BYTES, file_faults, opened_text
 from gdmix_core.errors import DataError
 
 

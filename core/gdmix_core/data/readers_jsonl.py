@@ -14,7 +14,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from gdmix_core.data.arrow_strings import is_list, is_number
-from gdmix_core.data.readers import BLOCK_BYTES, NeededColumn, file_faults, opened_text
+from gdmix_core.data.input_files import BLOCK_BYTES, NeededColumn, file_faults, opened_text
 from gdmix_core.data.row_checks import shown
 from gdmix_core.errors import DataError
 

@@ -27,7 +27,7 @@ from gdmix_client import (
     pack_ids,
     scorer_connection_to,
 )
-from gdmix_core.errors import DataError, GdmixError, NotFound, NotPermitted, UsageError, VersionGone
+from gdmix_core.errors import DataError, GdmixError, NotFound, NotPermitted, UsageError
 
 from .conftest import CANARY_BIAS, CANDIDATES, Candidate, feature_index
 
@@ -156,7 +156,7 @@ def test_scores_of_an_outside_model(ask: Both) -> None:
     ("context", "rows", "keywords", "kind", "says"),
     [
         (ANN, ROWS, {"model": "shoe"}, NotFound, "shoe"),
-        (ANN, ROWS, {"model": "shop", "version": 9}, VersionGone, "9"),
+        (ANN, ROWS, {"model": "shop", "version": 9}, NotFound, "9"),
         (ANN, ROWS, {"model": "shop", "alias": "champion"}, NotFound, "champion"),
         (ANN, ROWS, {}, UsageError, "outside"),
         (ANN, [], {"model": "shop"}, UsageError, "candidates"),

@@ -14,7 +14,8 @@ import pytest
 
 from gdmix_core.data import readers, readers_csv, readers_jsonl
 from gdmix_core.data.column_values import number_values, uid_values
-from gdmix_core.data.readers import NeededColumn, count_rows, read_split
+from gdmix_core.data.input_files import NeededColumn
+from gdmix_core.data.readers import count_rows, read_split
 from gdmix_core.errors import DataError
 from gdmix_core.tasks import Split
 
