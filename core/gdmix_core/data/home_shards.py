@@ -166,12 +166,12 @@ def _gather(shard: int, paths: Sequence[str | Path], bag_sizes: Mapping[str, int
 def _duplicates_message(
     spills: list[SpillSegment], bounds: Int64Array, uid: Int64Array, order: Int64Array, duplicates: Int64Array
 ) -> str:
-    """Name up to five uids, each with file and row number of its first two occurrences in input order."""
+    """Name up to five uids, each with file and row number (from 1) of its first two occurrences in input order."""
 
     def place(position: int) -> str:
         source = order[position]
         k = int(np.searchsorted(bounds, source, side="right")) - 1
-        return f"{spills[k].source} row {spills[k].arrays['row'][source - bounds[k]]}"
+        return f"{spills[k].source} row {spills[k].arrays['row'][source - bounds[k]] + 1}"
 
     first = duplicates[np.concatenate([[True], uid[duplicates[1:]] != uid[duplicates[:-1]]])]
     named = [f"uid {uid[i]} ({place(i)}; {place(i + 1)})" for i in first[:_NAMED_DUPLICATES]]

@@ -111,7 +111,7 @@ def test_files_do_not_depend_on_how_the_input_was_cut(plane) -> None:
 
 def test_duplicate_uids_are_named_with_both_places(plane, make_row) -> None:
     data = plane(given=[[make_row(7), make_row(8)], [make_row(9), make_row(7)]], shards=1)
-    with pytest.raises(DataError, match=r"uid 7 \(part-0.csv row 0; part-1.csv row 1\)$"):
+    with pytest.raises(DataError, match=r"uid 7 \(part-0.csv row 1; part-1.csv row 2\)$"):
         data.build(0)
     assert not data.paths(0).rows.exists()
 
@@ -122,7 +122,7 @@ def test_five_duplicates_are_named_and_the_others_counted(plane, make_row) -> No
     with pytest.raises(DataError) as caught:
         data.build(0)
     assert str(caught.value).count("uid ") == 6  # one in the sentence itself
-    assert str(caught.value).endswith("uid 4 (part-0.csv row 4; part-1.csv row 4); and 3 more in this shard")
+    assert str(caught.value).endswith("uid 4 (part-0.csv row 5; part-1.csv row 5); and 3 more in this shard")
 
 
 def test_empty_splits_and_empty_shards_are_fine(plane, make_row) -> None:
