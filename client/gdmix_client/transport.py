@@ -22,6 +22,7 @@ from gdmix_core.errors import (
     GdmixError,
     InternalError,
     NotPermitted,
+    Overloaded,
     Unavailable,
     UsageError,
     catalog,
@@ -45,6 +46,8 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
 RETRY_DELAYS_SECONDS: Final = (0.1, 0.2, 0.4, 0.8, 1.6)
+_SHED: Final = "CANCELLED"
+"""What gRPC says of a call that a server with too many of them waiting let go of before any handler saw it."""
 _NO_HOST: Final = "there is no host of that name"
 _BROKEN: Final = "the connection broke (a server with TLS needs --tls-ca)"
 
@@ -159,6 +162,8 @@ def error_from_rpc(
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         within = "in time" if timeout_seconds is None else f"within {timeout_seconds:g} s"
         return Unavailable(f"the {server} at {address} did not answer {within}")
+    if code is grpc.StatusCode.CANCELLED and details == _SHED:
+        return Overloaded(f"the {server} at {address} has too many requests waiting and refused this one")
     if code is grpc.StatusCode.CANCELLED:
         return Unavailable(f"the connection to the {server} at {address} was closed")
     if code in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}:

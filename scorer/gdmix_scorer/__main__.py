@@ -159,6 +159,8 @@ def _checked(options: argparse.Namespace) -> dict[str, Any]:
         "tls_client_ca": _text(options.tls_client_ca),
         "insecure": options.insecure,
         "drain_seconds": options.drain_seconds,
+        "streams_per_connection": options.streams_per_connection,
+        "waiting_requests": options.waiting_requests,
     }
     return {"log_level": options.log_level, "settings": settings}
 
@@ -245,6 +247,21 @@ def _parser() -> argparse.ArgumentParser:
         default=10.0,
         metavar="S",
         help="time to finish what is under way when told to end (default: %(default)s)",
+    )
+    add(
+        "--streams-per-connection",
+        type=_positive,
+        default=4,
+        metavar="N",
+        help="calls that a connection may have under way; its client holds back the rest (default: %(default)s)",
+    )
+    add(
+        "--waiting-requests",
+        type=_positive,
+        default=32,
+        metavar="N",
+        help="requests that may wait in a process; some beyond, and all beyond twice as many, are refused "
+        "(default: %(default)s)",
     )
     add("--parent-fd", type=int, metavar="FD", help="socket to the parent process; the scorer ends with it")
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"))

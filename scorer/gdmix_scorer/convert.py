@@ -20,6 +20,8 @@ from gdmix_scorer.versions import Version, VersionState
 from gdmix_scorer.versions.version import ServedModel
 
 _SHOWN_IDS: Final = 100
+_MAX_NAME: Final = 256
+"""Characters of a column's name: unknown ones become labels of metrics."""
 _INT32: Final = np.dtype("<i4")
 _DTYPES: Final[Mapping[int, np.dtype[Any]]] = {
     wire.ELEMENT_TYPE_UNSPECIFIED: np.dtype("<f8"),
@@ -86,6 +88,9 @@ def _columns(message: wire.ReadableInput) -> Columns:
         raise UsageError(f"readable.candidates: found {len(candidates)}; allowed are 1 to {MAX_CANDIDATES}")
     context = {name: [_value(value)] for name, value in message.context.values.items()}
     names = dict.fromkeys(name for row in candidates for name in row.values)
+    longest = max((len(name) for part in (context, names) for name in part), default=0)
+    if longest > _MAX_NAME:
+        raise UsageError(f"readable: a column name has {longest} characters; allowed are {_MAX_NAME}")
     table: dict[str, list[Any]] = {name: [None] * len(candidates) for name in names}
     for number, row in enumerate(candidates):
         for name, value in row.values.items():
@@ -155,6 +160,8 @@ def _encoded(message: wire.ColumnarInput) -> EncodedCandidates:
     scores = message.fixed_effect_scores
     entities: dict[str, EntityIds] = {}
     for number, ids in enumerate(message.entities):
+        if len(ids.column) > _MAX_NAME:
+            raise UsageError(f"columnar.entities[{number}].column: is longer than {_MAX_NAME} characters")
         if ids.column in entities:
             raise UsageError(f"columnar.entities[{number}].column: {ids.column!r} comes twice")
         entities[ids.column] = _ids(ids, number, candidates)

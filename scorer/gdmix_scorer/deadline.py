@@ -11,7 +11,7 @@ from gdmix_core.errors import DeadlineExceeded, Overloaded
 
 BUDGET_KEY: Final = "gdmix-timeout-ms"
 """Metadata in which a caller says how much time it gave the request when it sent it."""
-_OLD_SHARE: Final = 0.5
+_OLD_SHARE: Final = 0.75
 _STORE_SHARE: Final = 0.6
 """Of what is left of a request's time, what reading the store may take: there must be time to answer."""
 
@@ -48,7 +48,7 @@ class Deadline:
 
         Raises:
             DeadlineExceeded: its time is over.
-            Overloaded: more than half of its time went by before it was begun.
+            Overloaded: most of its time went by before it was begun.
         """
         remaining = self.remaining_seconds
         if remaining <= 0.0:

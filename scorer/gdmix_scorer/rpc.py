@@ -40,8 +40,13 @@ def server_options(settings: ScorerSettings) -> tuple[tuple[str, int], ...]:
         ("grpc.so_reuseport", 1),  # all serving processes share the port that the parent holds
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-        # Under overload requests queue inside gRPC, where no check of ours reaches them: this bounds them.
+        # Under overload requests queue inside gRPC, where no check of ours reaches them. What a connection may have
+        # under way is held back by its client; what waits here all the same is refused from some length on, by gRPC.
         ("grpc.max_concurrent_streams", settings.streams_per_connection),
+        ("grpc.server.max_pending_requests", settings.waiting_requests),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * settings.waiting_requests),
+        # Else streams that ended but are not yet taken down count too: clients that keep to the bound are refused.
+        ("grpc.http.overload_protection", 0),
         ("grpc.max_connection_age_ms", _CONNECTION_AGE_MS),
         ("grpc.max_connection_age_grace_ms", 10_000),
         ("grpc.keepalive_time_ms", 30_000),
@@ -82,12 +87,13 @@ class Calls:
 
         return handler
 
-    def looking(self, answer: Callable[[bytes], bytes]) -> Handler:
-        """Return the handler of a unary method that only tells something."""
+    def looking(self, answer: Callable[[bytes], bytes], *, anyone: bool = False) -> Handler:
+        """Return the handler of a unary method that only tells something, to `anyone` or to those who may score."""
 
         async def handler(data: bytes, context: Context) -> bytes:
             try:
-                self.authorize(context)
+                if not anyone:
+                    self.authorize(context)
                 return answer(data)
             except GdmixError as error:
                 await abort(context, error)

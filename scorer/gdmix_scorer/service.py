@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
 from typing import Final
 
 from gdmix_core.errors import (
@@ -149,7 +148,7 @@ class Scoring:
                 version=version.number,
                 coordinates=scoring.coordinate_names,
                 scores=scores,
-                unknown_features=request.unknown_features,
+                unknown_features=scoring.unknown_columns(request),
                 degraded_reason=reason,
             )
         finally:
@@ -262,12 +261,15 @@ def _check(call: ScoreCall) -> None:
 def _logged_call(call: ScoreCall | None, timing: Timing, model: str) -> LoggedCall:
     if call is None:
         return LoggedCall("", model, timing.form, 0)
-    entities: Mapping[str, object] = {} if timing.request is None else timing.request.entities
+    request, scoring = timing.request, None if timing.version is None else timing.version.scoring
+    columns = call.candidates if isinstance(call.candidates, Columns) else None
+    if columns is not None and scoring is not None:
+        columns = scoring.plain(columns)
     return LoggedCall(
         request_id=call.request_id,
         model=model or call.choice.name,
         form=timing.form,
         candidates=call.candidates.candidates,
-        entities=entities,  # type: ignore[arg-type]
-        columns=call.candidates if isinstance(call.candidates, Columns) else None,
+        entities={} if request is None else request.entities,
+        columns=columns,
     )

@@ -48,8 +48,10 @@ class ScorerSettings:
     """Whether to listen beyond loopback without TLS and tokens."""
     drain_seconds: float = 10.0
     """Time to finish what is under way when told to end."""
-    streams_per_connection: int = 2
-    """Calls that one connection may have under way: the bound of what waits under overload."""
+    streams_per_connection: int = 4
+    """Calls that one connection may have under way; its client holds further ones back."""
+    waiting_requests: int = 32
+    """Requests that may wait to be begun; from here on gRPC refuses some, from twice as many on all."""
     max_in_flight: int = 128
     """Requests that this process works on at once; further ones are refused."""
     poll_seconds: float = 0.25

@@ -100,6 +100,12 @@ def test_columnar_requests(stub, running):
     assert answer.coordinates[1].unknown_entities == 1
     assert not answer.scores
     assert not answer.coordinates[1].unknown_ids
+    assert not answer.unknown_features
+
+    misspelt = columnar(candidates=2, entities=[wire.EntityIds(column="user", context=True, ids=b"ann")])
+    answer = stub.Score(misspelt, timeout=10)
+    assert np.frombuffer(answer.packed_scores, "<f8").tolist() == [0.125, 0.125]
+    assert answer.unknown_features == {"user": 1}
 
 
 WHOLE = {"user_id": text("ann")}
@@ -134,6 +140,14 @@ REFUSED = {
     "a fingerprint": (
         columnar(candidates=1, features=[wire.SparseRows(**ROWS)], schema_fingerprint="00"),
         "schema_fingerprint: found '00'; version 1 of model 'movies' has '",
+    ),
+    "a long name": (
+        readable({"x" * 300: text("y")}, [{}]),
+        "readable: a column name has 300 characters; allowed are 256",
+    ),
+    "a long column": (
+        columnar(candidates=1, entities=[wire.EntityIds(column="x" * 300, context=True)]),
+        "columnar.entities[0].column: is longer than 256 characters",
     ),
     "a column twice": (
         columnar(candidates=1, entities=[wire.EntityIds(column="user_id", context=True)] * 2),

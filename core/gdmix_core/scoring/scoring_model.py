@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,9 @@ from gdmix_core.scoring import score_kernels as kernels
 from gdmix_core.scoring.record_cache import new_scope
 from gdmix_core.scoring.request import Columns, EncodedCandidates, EntityIds, FeatureRows, Scores
 from gdmix_core.solvers.losses import Loss
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Float64Array = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
@@ -94,7 +97,12 @@ class ScoringModel:
             RandomEffect(c.name, c.entity_column or "", new_scope()) for c in manifest.random_effects()
         )
         self.entity_columns = tuple(dict.fromkeys(effect.entity_column for effect in self.random_effects))
+        self._entity_columns = frozenset(self.entity_columns)
+        self.columns = index.columns
         self.feature_columns = frozenset(column.column.column for column in index.columns)
+        self._list_columns = frozenset(
+            column.column.column for column in index.columns if column.column.kind in {"list", "vector"}
+        )
         self.external = next((c.name for c in manifest.fixed_effects() if c.model == EXTERNAL), "")
         self._offset = manifest.offset_column
         if index.schema_fingerprint != manifest.schema_fingerprint:
@@ -194,6 +202,7 @@ class ScoringModel:
             raise UsageError(
                 f"column {min(twice)!r} is given in the context and in candidates: give it in one of them"
             )
+        columns = self.plain(columns)
         own = self.feature_columns.intersection(columns.per_candidate)
         features: list[FeatureRows] = []
         unknown: dict[str, int] = {}
@@ -212,6 +221,24 @@ class ScoringModel:
             schema_fingerprint=self.manifest.schema_fingerprint,
             unknown_features=unknown,
         )
+
+    def plain(self, columns: Columns) -> Columns:
+        """Return the columns with lists of one item each as values, where the model's columns hold no lists.
+
+        A tensor of shape [n, 1] is both; only the model tells which is meant.
+        """
+        context, per_candidate = (
+            {name: self._plain(name, array) for name, array in part.items()}
+            for part in (columns.context, columns.per_candidate)
+        )
+        return replace(columns, context=context, per_candidate=per_candidate)
+
+    def _plain(self, name: str, array: pa.Array) -> pa.Array:
+        import pyarrow as pa
+
+        kind = array.type
+        lists = pa.types.is_fixed_size_list(kind) and kind.list_size == 1 and name not in self._list_columns
+        return array.flatten() if lists else array
 
     def _encoded(
         self, columns: Columns, names: frozenset[str], context: bool, unknown: dict[str, int]
@@ -248,6 +275,13 @@ class ScoringModel:
         numbers = number_values(array, self._offset)
         _raise_faults(numbers.faults, context)
         return numbers.values
+
+    def unknown_columns(self, request: EncodedCandidates) -> Mapping[str, int]:
+        """Return what a request has that the version does not know: values and columns, entity columns included."""
+        if request.entities.keys() <= self._entity_columns:
+            return request.unknown_features
+        others = request.entities.keys() - self._entity_columns
+        return {**request.unknown_features, **{name: len(request.entities[name].ids) for name in others}}
 
     # ---- scoring -----------------------------------------------------------------------------------------
 

@@ -137,7 +137,10 @@ class Versions:
         """
         models = [self._model(name)] if name else list(self._models.values())
         for model in models:
-            for version in [*model.versions.values(), *model.ended]:
+            known = [*model.versions.values(), *model.ended]
+            if model.active is not None and model.active not in known:
+                known.insert(0, model.active)
+            for version in known:
                 if number in (0, version.number):
                     yield model, version
 
@@ -242,9 +245,9 @@ class Versions:
             if model.pointers.tokens.get(number) == version.token:
                 continue
             version.lost = True
-            last_resort = version is model.active and not model.pointed_to()
-            if last_resort and self._settings.on_store_failure == "fixed-effect-only":
-                continue  # its fixed effect is all there is
+            if version is model.active and self._settings.on_store_failure == "fixed-effect-only":
+                del model.versions[number]  # its fixed effect is all there is, until another one takes over
+                continue
             if version is model.active:
                 model.active = None
                 self._metrics.active(model.name, None)
