@@ -189,7 +189,7 @@ class CheckingClient:
             data = await call(self._bodies[number], timeout=self._timeout, metadata=budget)
         except grpc.aio.AioRpcError as error:
             taken = time.perf_counter() - began
-            detail = error.details() or ""
+            detail = error.debug_error_string() or error.details() or ""
             self.checks.append(Check(start, taken, error.code().name, detail=detail))
             return
         seconds = time.perf_counter() - began

@@ -64,6 +64,7 @@ def peak(
         "check outcomes": checks["outcomes"],
         "wrong": checks["wrong"],
         "streams failed": samples.failed,
+        "refused": window.refused(len(samples) + int(str(checks["checked"]))),
         "others' cores": window.others,
     }
 
@@ -96,6 +97,7 @@ def half(
         "check outcomes": checks["outcomes"],
         "wrong": checks["wrong"],
         "streams failed": samples.failed,
+        "refused": window.refused(len(samples) + int(str(checks["checked"]))),
         "others' cores": window.others,
     }
 
@@ -105,7 +107,7 @@ def medians(rows: Sequence[Mapping[str, object]]) -> Row:
     made: Row = {}
     for name, first in rows[0].items():
         values = [row[name] for row in rows]
-        if name in {"checked", "wrong", "streams failed"}:
+        if name in {"wrong", "streams failed"}:
             made[name] = sum(int(str(value)) for value in values)
         elif isinstance(first, float):
             made[name] = statistics.median(float(str(value)) for value in values)

@@ -31,7 +31,7 @@ from checking import CheckingClient, Protocol, Reading, summary
 from generator import INFER_PATH, Load
 from load import Row, medians
 from model import NAME, Request, entity_id, framed
-from servers import PATIENCE_SECONDS, Served, end, free_port
+from servers import PATIENCE_SECONDS, RunningScorer, Served, end, free_port
 from workload import CUT_SECONDS, Workload, parser, published, scorer_of, show_json, table, wait_until_quiet
 
 from gdmix_proto.inference.v2 import inference_pb2 as inference
@@ -102,12 +102,19 @@ def _run(
     starting = load.start_open(rate, seconds) if rate else load.start_closed(seconds, connections)
     with starting as running:
         time.sleep(CUT_SECONDS)
+        counted = server.counters() if isinstance(server, RunningScorer) else None
         begin, cpu = time.time(), server.cpu_seconds()
         time.sleep(max(0.1, seconds - 2.0 * CUT_SECONDS))
         end_, used = time.time(), server.cpu_seconds() - cpu
+        ended = server.counters() if isinstance(server, RunningScorer) else None
         samples = running.join().within(begin, end_)
     checks: dict[str, Any] = summary(checker.between(begin, end_))
-    answered = len(samples) - samples.failed
+    answered: float = len(samples) - samples.failed
+    if (
+        counted is not None and ended is not None
+    ):  # its refusals are no answers; the checks are not the generator's
+        all_ok = ended.since(counted).total("requests_total", outcome="OK")
+        answered = min(answered, max(0.0, all_ok - checks["checked"]))
     return {
         "answers/s": answered / (end_ - begin),
         "per core": answered / max(used, 1e-9),

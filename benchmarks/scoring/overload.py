@@ -2,9 +2,10 @@
 
     python benchmarks/scoring/overload.py --store redis --processes 2
 
-Goodput counts answers of status OK within the deadline: h2load's answers within it, less all refusals that the server
-counted, but no more than its OKs (h2load cannot tell a gRPC status, so this is a lower bound). The checking client has
-the same deadline, and tells when the scorer is as fast again as it was before.
+Goodput counts answers of status OK within the deadline: those that the server counted, less all answers that came later
+than that, refusals among them (h2load cannot tell a gRPC status, so this is a lower bound). "Refused" are what gRPC
+refused before the scorer saw it. The checking client has the same deadline, and tells when the scorer is as fast again
+as it was before.
 """
 
 from __future__ import annotations
@@ -71,15 +72,16 @@ def _overload(
         during = checker.between(window.begin, window.end)
     samples = everything.within(window.begin, window.end)
     answered = samples.only(samples.status == 200)
-    in_time = int((answered.seconds <= deadline).sum())
-    good = max(0.0, min(window.outcomes.get("OK", 0.0), in_time - window.errors)) / window.seconds
+    late = int((answered.seconds > deadline).sum())
+    good = max(0.0, window.outcomes.get("OK", 0.0) - late) / window.seconds
     return {
         "connections": connections,
         "peak ok/s": top,
         "goodput/s": good,
         "share of peak": good / top,
         "outcomes": window.outcomes,
-        "answers late": len(answered) - in_time,
+        "refused": window.refused(len(samples) + len(during)),
+        "answers late": late,
         "streams failed": samples.failed,
         "p50 ms": answered.quantile_ms(0.5),
         "p99 ms": answered.quantile_ms(0.99),

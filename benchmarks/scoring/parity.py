@@ -5,8 +5,8 @@
 
 Trains examples/movielens/movielens.yaml into LMDB and into Redis and scores all 20,000 validation rows as named
 columns, as packed arrays, and by the Open Inference Protocol. Compared with the sums of the model directory's
-coefficients, written out in numpy without any code of the scorer; the job's own validation metrics, made of its workers'
-scores, must come out of the answers.
+coefficients, written out in numpy without any code of the scorer; the job's own validation metrics, made of its
+workers' scores, must come out of the answers.
 """
 
 from __future__ import annotations

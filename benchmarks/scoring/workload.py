@@ -65,7 +65,12 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     add("--requests", type=int, default=200, help="different ones that are checked (default: %(default)s)")
     add("--seconds", type=float, default=10.0, help="of a measurement (default: %(default)s)")
     add("--rounds", type=int, default=3, help="repetitions; medians are shown (default: %(default)s)")
-    add("--connections", type=int, default=16, help="of the closed loop (default: %(default)s)")
+    add(
+        "--connections",
+        type=int,
+        default=12,
+        help="of the closed loop, two requests each (default: %(default)s)",
+    )
     add(
         "--quiet",
         type=float,
@@ -147,6 +152,10 @@ class Window:
     def cores(self) -> float:
         """Cores that the scorer took."""
         return self.cpu_seconds / self.seconds
+
+    def refused(self, answers: int) -> float:
+        """Return how many of the callers' answers the scorer never counted: gRPC refused them by itself."""
+        return max(0.0, answers - sum(self.outcomes.values()))
 
     @property
     def hit_share(self) -> float:

@@ -15,6 +15,7 @@ import grpc
 import numpy as np
 import pyarrow as pa
 import pytest
+from pyarrow import csv
 
 from gdmix_client import Client, LocalCluster, connection_to
 from gdmix_core.errors import Unavailable
@@ -233,6 +234,61 @@ def test_bad_data(
     one_message(done, *parts)
     # No model and no store: only what the job has finished, for it can be resumed with better data.
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".gdmix"]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (values("response", {5: 2}), ["'response'", "row 6 (uid 5) holds 2", "allowed: 0 or 1"]),
+        (values("uid", {5: 3}), ["uid 3", "row 4", "row 6"]),
+        (values("x", {5: float("inf")}), ["'x'", "row 6", "inf"]),
+    ],
+)
+def test_rows_of_text_files_are_counted_alike(
+    command: Cli,
+    job_file: JobFile,
+    on_cluster: list[str],
+    train_rows: pa.Table,
+    tmp_path: Path,
+    ending: str,
+    change: Change,
+    parts: list[str],
+) -> None:
+    path = tmp_path / f"train.{ending}"
+    if ending == "csv":
+        csv.write_csv(change(train_rows), path)
+    else:
+        rows = change(train_rows).to_pylist()
+        path.write_text("".join(json.dumps(row).replace("Infinity", '"inf"') + "\n" for row in rows))
+    columns = {"uid": "uid", "label": "response", "weight": "weight"}
+    config = job_file(data={"train": path.name, "columns": columns}, metrics=["auc"])
+    done = command("train", config, "--quiet", *on_cluster)
+    assert done.returncode == DATA_CODE
+    one_message(done, path.name, *parts)
+
+
+def test_few_rows_are_no_mistake(
+    cli: Cli, job_file: JobFile, on_cluster: list[str], train_rows: pa.Table
+) -> None:
+    """Partitions without an entity, an entity with one row, a user of validation that training never saw."""
+    few = pa.concat_tables([train_rows.slice(0, 5), train_rows.slice(399, 1)])
+    few = few.set_column(
+        few.column_names.index("user_id"), "user_id", pa.array(["a", "a", "b", "b", "b", "c"])
+    )
+    known = pa.array(["c"] * 50 + ["nobody"] * 50)
+    validation = train_rows.slice(100, 100)
+    validation = validation.set_column(validation.column_names.index("user_id"), "user_id", known)
+    config = job_file(
+        train=few,
+        validation=validation,
+        coordinates={"per_user": {"random_effect": "user_id", "features": ["all"], "partitions": 40}},
+    )
+    done = cli("train", config, "--quiet", "--json", *on_cluster)
+    assert done.returncode == 0, done.stderr
+    [users] = json.loads(done.stdout)["coordinates"]
+    assert (users["entities"], users["rows"], users["unconverged"]) == (3, 6, 0)
+    assert users["validation"]["auc"] is not None
 
 
 def test_json_of_a_failed_job(cli: Any, job_file: JobFile, on_cluster: list[str], train_rows: Any) -> None:

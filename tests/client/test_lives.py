@@ -125,6 +125,8 @@ def test_a_killed_supervisor_takes_its_cluster_along(cli: Any, tmp_path: Path, p
     assert address is not None
     running = processes_of(state)
     assert len(running) == 3
+    findings = json.loads(cli("doctor", "--state-dir", state, "--json").stdout)["findings"]
+    assert any(f["check"] == "coordinator" and f["found"].startswith(address[1]) for f in findings)
     supervisor = json.loads((state / "cluster.json").read_text(encoding="utf-8"))["supervisor"]
     os.kill(supervisor, signal.SIGKILL)
     must_end(running)

@@ -30,6 +30,7 @@ COMMANDS = {
     "score",
     "doctor",
     "data fetch",
+    "data from-access-log",
     *(f"jobs {name}" for name in ("list", "show", "watch", "logs", "cancel", "resume", "delete")),
     *(
         f"models {name}"

@@ -224,6 +224,24 @@ def test_a_worker_that_comes_back_keeps_its_lease_and_its_older_session_ends(tin
     assert last.state == training_pb2.JOB_STATE_SUCCEEDED
 
 
+def test_an_idle_worker_that_comes_back_takes_units(tiny, state_dir):
+    async def run():
+        async with tiny.running(state_dir) as cluster:
+            worker = cluster.worker()
+            for _ in range(3):
+                await worker.register()
+                await worker.close()
+            await worker.register()
+            job = await cluster.client.submit()
+            busy = asyncio.create_task(worker.work())
+            events = await cluster.client.watch(job.job_id)
+            busy.cancel()
+            await asyncio.gather(busy, return_exceptions=True)
+            return events[-1]
+
+    assert asyncio.run(run()).state == training_pb2.JOB_STATE_SUCCEEDED
+
+
 def test_sessions_that_do_not_make_sense_are_refused(tiny, state_dir):
     async def run():
         async with tiny.running(state_dir) as cluster:

@@ -28,8 +28,10 @@ def doctor(
 
     directory = state_dir or default_state_dir()
     connection = None
-    if coordinator is not None or find_cluster(default_state_dir()) is not None:
+    if coordinator is not None:
         connection = Target(coordinator, token_file, tls_ca).connection()
+    elif (running := find_cluster(directory)) is not None:
+        connection = running.connection
     findings = list(diagnose(directory, connection))
     healthy = all(finding.verdict is not Verdict.BAD for finding in findings)
     if json:

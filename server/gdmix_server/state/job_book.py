@@ -384,6 +384,7 @@ class JobBook:
 
     def tell_progress(self, job: Job, effects: Effects) -> None:
         """Tell where a job's running stage stands."""
+        self._timers.clear(Deadline.PROGRESS, job.job_id)
         job.tell_progress(effects, self._workers_of(job))
 
     def progress(self, job: Job, now: float) -> Progress | None:

@@ -117,6 +117,7 @@ class StateMachine:
                 changed.
         """
         effects = Effects(event.now)
+        self._excuse_standstill(event.now)
         self._dispatch(event, effects)
         self._now = event.now
         return self._settle(effects)
@@ -214,7 +215,6 @@ class StateMachine:
 
     def _settle(self, effects: Effects) -> list[Instruction]:
         """Do what follows from a changed state: deadlines, scheduling, the next wake-up."""
-        self._excuse_standstill(effects.now)
         while (due := self._timers.pop_due(effects.now)) is not None:
             self._deadline(*due, effects)
         self._scheduler.schedule(effects)
@@ -241,7 +241,12 @@ class StateMachine:
                     self._jobs.tell_progress(job, effects)
 
     def _excuse_standstill(self, now: float) -> None:
-        """Put deadlines off by as long as the coordinator itself did not run: silence then proves nothing."""
+        """Put deadlines off by as long as the coordinator itself may not have run: silence then proves nothing.
+
+        It comes before the event, which says what is so now, and whose own deadlines stay as they are.
+        """
         if self._wake is not None and now - self._wake > _STANDSTILL_SECONDS:
-            self._timers.shift(now - self._wake)
-            self._sessions.excuse(now - self._wake)
+            away = now - self._now
+            self._timers.shift(away)
+            self._sessions.excuse(away)
+            self._wake = None

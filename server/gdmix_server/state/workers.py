@@ -75,7 +75,8 @@ class Worker:
         return self.usable and len(self.fences) < self.info.threads
 
 
-_Entry = tuple[float, int, int, Worker]
+_Entry = tuple[float, int, int, int, Worker]
+"""Share of its threads in use, number, load, session, worker; no two are equal in the first four."""
 
 
 class Cluster:
@@ -142,7 +143,9 @@ class Cluster:
         if worker.available and load not in worker.listed:
             worker.listed.add(load)
             group = self._groups.setdefault(worker.info.fingerprint, [])
-            heapq.heappush(group, (load / worker.info.threads, worker.number, load, worker))
+            # The session sets a worker that came back apart from what is still listed of it.
+            entry = (load / worker.info.threads, worker.number, load, worker.session, worker)
+            heapq.heappush(group, entry)
 
     @property
     def any_present(self) -> bool:
@@ -181,7 +184,7 @@ class Cluster:
         aside: list[_Entry] = []
         found = None
         while group and found is None:
-            _, _, load, worker = group[0]
+            _, _, load, _, worker = group[0]
             if (
                 not worker.available
                 or len(worker.fences) != load

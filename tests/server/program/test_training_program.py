@@ -202,6 +202,7 @@ def test_the_best_pass_is_published_and_a_useless_pass_is_the_last() -> None:
     assert "improved nothing" in " ".join(report.notice for report in driver.reports)
     [unit] = driver.units("publish.model")
     assert isinstance(unit, tasks.FinishModel)
+    assert unit.parts[0].directories[0] == "global.1.finish/0"
     assert unit.parts[1].directories[0] == "per_user.1.train/0"
 
 
