@@ -161,8 +161,7 @@ def missed(ids: ByteStrings, places: Int64Array) -> list[bytes]:
 
 def unknown(ids: ByteStrings, places: Int64Array) -> list[bytes]:
     """Return the distinct ids that the store is known not to have."""
-    rows = np.flatnonzero(places <= kernels.UNKNOWN)
-    return distinct(ids, rows[np.unique(places[rows], return_index=True)[1]])
+    return distinct(ids, np.flatnonzero(places <= kernels.UNKNOWN))
 
 
 def distinct(ids: ByteStrings, rows: Iterable[int]) -> list[bytes]:

@@ -127,13 +127,14 @@ def _random_part(
 
 @compiled
 def _row_part(
+    dense: Float64Array,
+    start: int,
     numbers: Float64Array,
     narrow: Int32Array,
     at: int,
     count: int,
     coordinates: Int64Array,
     c: int,
-    weights: Float64Array,
     blocks: Int64Array,
     bounds: Int64Array,
     indices: Int32Array,
@@ -141,7 +142,10 @@ def _row_part(
     candidate: int,
     context: bool,
 ) -> float:
-    """Return what the context's features, or those of one candidate, add to a coordinate's score."""
+    """Return what the context's features, or those of one candidate, add to a coordinate's score.
+
+    The coefficients are dense[start:], or with `start` < 0 those of an entity at `at`.
+    """
     total = 0.0
     for b in range(blocks.shape[0]):
         shift = coordinates[c, SHIFTS + blocks[b, BAG]]
@@ -150,13 +154,47 @@ def _row_part(
         row = blocks[b, FIRST_ROW] + (0 if context else candidate)
         begin = blocks[b, FIRST_NONZERO] + bounds[row]
         end = blocks[b, FIRST_NONZERO] + bounds[row + 1]
-        if coordinates[c, KIND] == FIXED:
-            start = coordinates[c, WEIGHTS] + shift
+        if start >= 0:
+            first = start + shift
             for k in range(begin, end):
-                total += weights[start + indices[k]] * values[k]
+                total += dense[first + indices[k]] * values[k]
         else:
             total += _random_part(numbers, narrow, at, count, shift, indices, values, begin, end)
     return total
+
+
+@compiled
+def _scatter_context(
+    scratch: Float64Array,
+    coordinates: Int64Array,
+    c: int,
+    blocks: Int64Array,
+    bounds: Int64Array,
+    indices: Int32Array,
+    values: Float64Array,
+    clear: bool,
+) -> None:
+    """Lay the context's features, a 1 for the intercept included, out as a dense vector; or clear it again."""
+    if coordinates[c, INTERCEPT] == 1:
+        scratch[0] = 0.0 if clear else 1.0
+    for b in range(blocks.shape[0]):
+        shift = coordinates[c, SHIFTS + blocks[b, BAG]]
+        if shift < 0 or blocks[b, CONTEXT] == 0:
+            continue
+        begin = blocks[b, FIRST_NONZERO] + bounds[blocks[b, FIRST_ROW]]
+        end = blocks[b, FIRST_NONZERO] + bounds[blocks[b, FIRST_ROW] + 1]
+        for k in range(begin, end):
+            scratch[shift + indices[k]] = 0.0 if clear else values[k]
+
+
+@compiled
+def _scatter_entity(
+    scratch: Float64Array, numbers: Float64Array, narrow: Int32Array, at: int, count: int, clear: bool
+) -> None:
+    """Lay an entity's coefficients out as a dense vector; or clear it again."""
+    base = 2 * (at + count)
+    for j in range(count):
+        scratch[narrow[base + j]] = 0.0 if clear else numbers[at + j]
 
 
 @compiled
@@ -164,6 +202,7 @@ def score(
     words: Int64Array,
     coordinates: Int64Array,
     weights: Float64Array,
+    scratch: Float64Array,
     blocks: Int64Array,
     bounds: Int64Array,
     indices: Int32Array,
@@ -178,16 +217,21 @@ def score(
 ) -> None:
     """Score all candidates.
 
+    What all candidates share is laid out densely once, the context's features or the context's entity: then the other
+    side only gathers. Where two sparse sides meet, they are merged.
+
     Args:
         words: the record cache's memory.
         coordinates: the table of coordinates.
         weights: coefficients of the fixed effects, one behind the other.
+        scratch: float64, zeros, as long as the largest dimension of a random effect; zeros again afterwards. Empty:
+            everything is merged.
         blocks: the table of feature blocks.
         bounds: int64, row bounds of all blocks, each block's from 0.
         indices: int32, features of all blocks, counted inside their bags.
         values: float64, their values.
-        places: int64, where the entities' entries are, one entity column behind the other; negative: no entry.
-        entity_columns: int64[columns, 2]: where a column's places begin, and 0 if it has one place for all
+        places: int64, where the entities' entries are, one random effect behind the other; negative: no entry.
+        entity_columns: int64[random effects, 2]: where an effect's places begin, and 0 if it has one place for all
             candidates, 1 if one for each.
         external: float64[candidates], or float64[1] for all: scores of an outside fixed effect.
         loss: number of the loss, for the means.
@@ -215,6 +259,11 @@ def score(
             step = entity_columns[coordinates[c, ENTITIES], 1]
         at: int = np.int64(0)  # type: ignore[assignment]  # one type in all branches
         count: int = np.int64(0)  # type: ignore[assignment]
+        spread = kind == RANDOM and step == 1 and scratch.size > 0
+        if spread:
+            _scatter_context(scratch, coordinates, c, blocks, bounds, indices, values, False)
+        dense = weights
+        start: int = coordinates[c, WEIGHTS] if kind == FIXED else np.int64(-1)  # type: ignore[assignment]
         shared = 0.0  # intercept and context: the same for all candidates of one entity
         for i in range(candidates):
             if i == 0 or step == 1:
@@ -224,22 +273,36 @@ def score(
                     if place >= 0:
                         at = coefficients_at(words, place)
                         count = np.int64(narrow[2 * place + 7])  # type: ignore[assignment]
+                    fits = count > 0 and narrow[2 * (at + count) + count - 1] < scratch.size
+                    if step == 0 and fits:
+                        _scatter_entity(scratch, numbers, narrow, at, count, False)
+                        dense = scratch
+                        start = np.int64(0)  # type: ignore[assignment]
                 shared = 0.0
-                if coordinates[c, INTERCEPT] == 1:
-                    if kind == FIXED:
-                        shared = weights[coordinates[c, WEIGHTS]]
-                    elif count > 0 and narrow[2 * (at + count)] == 0:
-                        shared = numbers[at]
-                shared += _row_part(
-                    numbers, narrow, at, count, coordinates, c, weights,
-                    blocks, bounds, indices, values, i, True,
-                )  # fmt: skip
+                if spread and fits:
+                    base = 2 * (at + count)
+                    for j in range(count):
+                        shared += numbers[at + j] * scratch[narrow[base + j]]
+                else:
+                    if coordinates[c, INTERCEPT] == 1:
+                        if start >= 0:
+                            shared = dense[start]
+                        elif count > 0 and narrow[2 * (at + count)] == 0:
+                            shared = numbers[at]
+                    shared += _row_part(
+                        dense, start, numbers, narrow, at, count, coordinates, c,
+                        blocks, bounds, indices, values, i, True,
+                    )  # fmt: skip
             total = shared + _row_part(
-                numbers, narrow, at, count, coordinates, c, weights,
+                dense, start, numbers, narrow, at, count, coordinates, c,
                 blocks, bounds, indices, values, i, False,
             )  # fmt: skip
             contributions[c, i] = total
             scores[i] += total
+        if spread:
+            _scatter_context(scratch, coordinates, c, blocks, bounds, indices, values, True)
+        elif kind == RANDOM and start >= 0:
+            _scatter_entity(scratch, numbers, narrow, at, count, True)
     for i in range(candidates):
         z = scores[i]
         if loss == LOGISTIC:
@@ -256,7 +319,7 @@ def _warm_up() -> None:
     narrow, table = kernel_input([0, 0], np.int32), kernel_input(np.zeros((1, SHIFTS + 1)), np.int64)
     check_rows(whole, kernel_input([], np.int32), kernel_input([], np.float64), 1)
     score(
-        np.zeros(8, np.int64), table, numbers, np.zeros((1, 4), np.int64), whole, narrow, numbers,
+        np.zeros(8, np.int64), table, numbers, np.zeros(1), np.zeros((1, 4), np.int64), whole, narrow, numbers,
         kernel_input([-1, -1], np.int64), kernel_input(np.zeros((1, 2)), np.int64), numbers, 0,
         np.zeros((1, 1)), np.zeros(1), np.zeros(1),
     )  # fmt: skip

@@ -34,6 +34,8 @@ Int64Array = npt.NDArray[np.int64]
 
 EXTERNAL: Final = "external"
 """Name of the fixed effect whose scores come from outside, with the request."""
+_MAX_SCRATCH: Final = 1 << 22
+"""Largest dimension of a random effect for which a dense vector is kept ready."""
 _NO_SCORES: Final = np.zeros(1)
 _NO_SCORES.flags.writeable = False
 _ROW_FAULTS: Final = {
@@ -73,7 +75,7 @@ class Located:
 
 
 class ScoringModel:
-    """A version of a model, read-only; scoring is safe to share between threads."""
+    """A version of a model, read-only; only one thread at a time may score by it."""
 
     def __init__(
         self, manifest: ModelManifest, index: FeatureIndex, fixed_effects: Mapping[str, Float64Array]
@@ -108,6 +110,8 @@ class ScoringModel:
         if index.schema_fingerprint != manifest.schema_fingerprint:
             raise StoreCorrupt(f"{self.name}: the feature index is not the one of the manifest")
         self._coordinates, self._weights = self._tables(fixed_effects)
+        largest = max((c.dimension for c in manifest.random_effects()), default=0)
+        self._scratch = np.zeros(largest if largest <= _MAX_SCRATCH else 0)
 
     @classmethod
     def from_files(cls, manifest: ModelManifest, read: Callable[[str], bytes]) -> Self:
@@ -150,7 +154,7 @@ class ScoringModel:
     @property
     def memory_bytes(self) -> int:
         """Size of index and coefficients."""
-        return self._encoder.memory_bytes + self._weights.nbytes
+        return self._encoder.memory_bytes + self._weights.nbytes + self._scratch.nbytes
 
     def _tables(self, fixed_effects: Mapping[str, Float64Array]) -> tuple[Int64Array, Float64Array]:
         """Return the kernel's table of coordinates and the fixed effects' coefficients."""
@@ -337,7 +341,7 @@ class ScoringModel:
         scores, predictions = np.empty(candidates), np.empty(candidates)
         blocks, bounds, indices, values = _blocks(request.features, self._bags)
         kernels.score(
-            located.words, self._coordinates, self._weights, blocks, bounds, indices, values,
+            located.words, self._coordinates, self._weights, self._scratch, blocks, bounds, indices, values,
             located.places, located.spans, outside, self._loss, contributions, scores, predictions,
         )  # fmt: skip
         return Scores(scores, predictions, contributions, located.unknown)
