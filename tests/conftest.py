@@ -1,4 +1,4 @@
-"""What holds for all tests: examples of hypothesis have no deadline of their own, for the first call compiles kernels."""
+"""What holds for all tests: hypothesis sets no deadline for an example, since a first call compiles kernels."""
 
 from __future__ import annotations
 
