@@ -25,7 +25,7 @@ Int64Array = npt.NDArray[np.int64]
 _PAUSE_SECONDS: Final = 0.25
 """After a failure the store is left alone for so long: requests get the policy's answer at once."""
 _NOBODY: Final = EntityIds(True, ByteStrings.of([b""]))
-_WARM_BATCH: Final = 200
+_WARM_BATCH: Final = 100
 
 
 class StoreGate:
@@ -134,16 +134,15 @@ class Coefficients:
             if effect.name not in older or not self._keep:
                 continue
             for ids in self.cache.ids_of(older[effect.name].scope, _WARM_BATCH):
-                if time.monotonic() > ends:
+                began = time.monotonic()
+                if began > ends:
                     return read
-                if not ids:
-                    await asyncio.sleep(0)  # requests come first
-                    continue
-                wanted = [keys.entity_key(effect.name, one) for one in ids]
-                records = await self._read(scoring, token, wanted, seconds)
-                self.cache.insert(effect.scope, scoring.manifest.schema, ids, records)
-                read += len(ids)
-                await asyncio.sleep(0)
+                if ids:
+                    wanted = [keys.entity_key(effect.name, one) for one in ids]
+                    records = await self._read(scoring, token, wanted, seconds)
+                    self.cache.insert(effect.scope, scoring.manifest.schema, ids, records)
+                    read += len(ids)
+                await asyncio.sleep(time.monotonic() - began)  # half of the time is left to requests
         return read
 
     async def close(self) -> None:
