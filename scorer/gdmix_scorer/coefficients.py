@@ -25,7 +25,7 @@ Int64Array = npt.NDArray[np.int64]
 _PAUSE_SECONDS: Final = 0.25
 """After a failure the store is left alone for so long: requests get the policy's answer at once."""
 _NOBODY: Final = EntityIds(True, ByteStrings.of([b""]))
-_WARM_BATCH: Final = 100
+_WARM_BATCH: Final = 40
 
 
 class StoreGate:
