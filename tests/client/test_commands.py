@@ -329,7 +329,7 @@ def test_models_show(where: list[str]) -> None:
     assert [c["name"] for c in shown["manifest"]["coordinates"]] == ["global", "per_user"]
     assert document("models", "show", "shop", "--version", 1, *where)["version"] == 1
     text = answer("models", "show", "shop", *where)
-    for part in ("version  2 (active)", "a model per user_id", "auc:user_id"):
+    for part in ("version  2 (active)", "a model per user_id", "auc:user_id is the mean over"):
         assert part in text
     for missing in (["shop", "--version", "9"], ["no-such-model"]):
         done = run("models", "show", *missing, *where)

@@ -178,6 +178,17 @@ def test_models(client: Client, job_file: JobFile) -> None:
         client.get_model("no-such-model", store=store)
 
 
+def test_a_version_that_is_not_to_be_activated(client: Client, job_file: JobFile) -> None:
+    config = job_file(activate=False)
+    published = client.wait(client.submit(config).job_id).published
+    assert published is not None
+    assert (published.activated, published.winner) == (False, None)
+    assert client.get_model("shop", 1, store=published.store).state == "sealed"
+    with pytest.raises(NotFound, match="shop"):
+        client.get_model("shop", store=published.store)
+    assert client.activate_model("shop", 1, store=published.store).state == "active"
+
+
 def test_cluster(client: Client, cluster: LocalCluster) -> None:
     found = client.cluster()
     assert found.epoch == 1

@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from gdmix_core.errors import UsageError, catalog
 from gdmix_core.security import bearer_metadata
-from gdmix_proto.v1 import training_pb2, training_pb2_grpc
+from gdmix_proto.v1 import training_pb2, training_pb2_grpc, worker_pb2
 from gdmix_server.server import Coordinator, ServerSettings, TlsFiles
 
 TRAIN, WORKER, ADMIN = "train-token-0123456", "worker-token-012345", "admin-token-0123456"
@@ -57,6 +57,57 @@ def test_every_service_wants_its_role(tiny, state_dir, token_file):
     assert "lacks the role train" in clients[2][1]
     assert {status.name for status in workers} == {"PERMISSION_DENIED"}
     assert health == health_pb2.HealthCheckResponse.SERVING
+
+
+RPCS = {
+    method.full_name: method
+    for contract in (training_pb2, worker_pb2)
+    for service in contract.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+}
+OTHERS_TOKEN = {"TrainingService": WORKER, "WorkerService": TRAIN}
+OWN_TOKEN = {"TrainingService": TRAIN, "WorkerService": WORKER}
+
+
+@pytest.mark.parametrize("name", RPCS)
+def test_every_rpc_wants_its_role_and_answers_in_the_words_of_the_catalog(tiny, state_dir, token_file, name):
+    """Called with an empty message, or with none where messages are streamed: no RPC is left out or open."""
+    method = RPCS[name]
+    service = method.containing_service.name
+
+    async def call(channel, token):
+        coders = {
+            "request_serializer": lambda message: message.SerializeToString(),
+            "response_deserializer": lambda data: data,
+        }
+        kind = f"{_ways(method.client_streaming)}_{_ways(method.server_streaming)}"
+        make = getattr(channel, kind)(f"/{method.containing_service.full_name}/{method.name}", **coders)
+        request = iter([]) if method.client_streaming else method.input_type._concrete_class()
+        calling = make(request, metadata=bearer_metadata(token), timeout=tiny.patience)
+        if method.server_streaming:
+            async for _ in calling:
+                pass
+        else:
+            await calling
+
+    async def run():
+        async with tiny.running(state_dir, token_file=token_file) as cluster:
+            channel = cluster.channel()
+            refused = [await tiny.refusal(call(channel, t)) for t in (None, OTHERS_TOKEN[service])]
+            try:
+                await call(channel, OWN_TOKEN[service])
+            except grpc.aio.AioRpcError as error:
+                codes = dict(error.trailing_metadata() or ())
+                return refused, codes.get("gdmix-error-code", error.code().name)
+            return refused, "ok"
+
+    refused, answer = asyncio.run(run())
+    assert {(status.name, code) for status, _, code in refused} == {("PERMISSION_DENIED", "not_permitted")}
+    assert answer in {"ok", "usage", "config", "not_found", "stale_lease"}
+
+
+def _ways(streaming):
+    return "stream" if streaming else "unary"
 
 
 @pytest.mark.parametrize("mutual", [False, True])

@@ -18,7 +18,7 @@ from gdmix_trainer.context import TaskContext
 from gdmix_trainer.executor import UnitExecutor
 from gdmix_trainer.messages import Identity
 from gdmix_trainer.rpc import Endpoint, connector
-from gdmix_trainer.session import WorkerSession
+from gdmix_trainer.session import Connection, WorkerSession
 
 LEASE = wire.Lease(job_id="j", stage="s", unit=3, attempt=1, fence=7, epoch=1)
 OTHER = wire.Lease(job_id="j", stage="s", unit=4, attempt=1, fence=8, epoch=1)
@@ -52,9 +52,16 @@ class Running:
             fingerprint="f",
             data_roots=("/d",),
         )
+        self.tries = 0
+        connect = connector(Endpoint(target=f"127.0.0.1:{port}", metadata=(("authorization", "Bearer t"),)))
+
+        async def counted() -> Connection:
+            self.tries += 1
+            return await connect()
+
         self.session = WorkerSession(
             identity,
-            connector(Endpoint(target=f"127.0.0.1:{port}", metadata=(("authorization", "Bearer t"),))),
+            counted,
             self.executor,
             announce=self.announced.append,
             first_delay_seconds=0.01,
@@ -165,8 +172,8 @@ def test_waits_for_a_coordinator_that_is_not_there_yet(coordinator: Any) -> None
     async def scenario() -> None:
         await coordinator.start()
         await coordinator.stop()  # the port is known now, and nobody listens
-        async with running(coordinator, start=False):
-            await asyncio.sleep(0.1)
+        async with running(coordinator, start=False) as worker:
+            await until(lambda: worker.tries >= 3)
             await coordinator.start()
             await coordinator.expect("register")
 

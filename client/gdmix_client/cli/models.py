@@ -21,8 +21,8 @@ from gdmix_client.cli.target import Target
 from gdmix_core.errors import ActivationConflict, NotFound, UsageError
 
 if TYPE_CHECKING:
-    from gdmix_client.types import ModelVersion
-    from gdmix_core.model import ModelDirectory
+    from gdmix_client.types import Metric, ModelVersion
+    from gdmix_core.model import CoordinateManifest, ModelDirectory
 
 commands = typer.Typer(
     help="Versions in a coefficient store: through the coordinator, or directly with --store or --output.",
@@ -274,10 +274,12 @@ def _model_directory(source: str, output: str | None) -> ModelDirectory:
 
 
 def _manifest_table(version: ModelVersion) -> str:
+    from gdmix_client.cli.report import metric_notes, metric_text
     from gdmix_core.model import manifest_from_json
 
     manifest = manifest_from_json(version.manifest_json.encode(), f"manifest of version {version.version}")
-    names = list(dict.fromkeys(name for c in manifest.coordinates for name in c.validation))
+    metrics = [_metrics(coordinate) for coordinate in manifest.coordinates]
+    names = list(dict.fromkeys(name for of_coordinate in metrics for name in of_coordinate))
     rows = [
         [
             c.name,
@@ -285,17 +287,31 @@ def _manifest_table(version: ModelVersion) -> str:
             "1" if c.model else f"{c.entities:,}",
             f"{c.rows:,}",
             f"{c.dimension:,}",
-            *(_value(c.validation.get(name)) for name in names),
+            *(metric_text(values[name]) if name in values else "" for name in names),
             f"{c.unconverged:,}",
         ]
-        for c in manifest.coordinates
+        for c, values in zip(manifest.coordinates, metrics, strict=True)
     ]
     if not manifest.reproducible:
         note("the workers' numerics differed: another run may differ in the last bits")
     headers = ["coordinate", "what it is", "entities", "rows", "dimension", *names, "unconverged"]
-    return table(headers, rows, numbers=range(2, len(headers)))
+    notes = metric_notes(metrics[-1].values()) if metrics else []
+    lines = [table(headers, rows, numbers=range(2, len(headers))), *([""] if notes else []), *notes]
+    return "\n".join(lines)
 
 
-def _value(metric: object) -> str:
-    number = metric.get("value") if isinstance(metric, dict) else metric
-    return f"{number:.4f}" if isinstance(number, float | int) else ""
+def _metrics(coordinate: CoordinateManifest) -> dict[str, Metric]:
+    """Return a coordinate's metrics; a manifest has them as a job reported them, or as plain numbers."""
+    from gdmix_client.types import Metric
+
+    metrics = {}
+    for name, stored in coordinate.validation.items():
+        said = stored if isinstance(stored, dict) else {"value": stored}
+        metrics[name] = Metric(
+            name=name,
+            value=said.get("value"),
+            reason=said.get("reason", ""),
+            entities=said.get("entities"),
+            entities_undefined=said.get("entities_undefined"),
+        )
+    return metrics

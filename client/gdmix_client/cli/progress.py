@@ -66,7 +66,8 @@ class PlainView:
                 self.close()
             self._latest = detail
             return
-        self.close()
+        if not isinstance(detail, StateChanged) or event.state.ended:
+            self.close()  # a job that begins to run may be in its first stage already
         if text := story_line(event):
             note(text)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -82,7 +83,7 @@ def coordinates_table(job: Job) -> str:
     seconds = _seconds_over_all_passes(job)
     rows = []
     for report in reports:
-        values = {metric.name: _metric(metric) for metric in report.validation}
+        values = {metric.name: metric_text(metric) for metric in report.validation}
         rows.append(
             [
                 report.name,
@@ -107,8 +108,9 @@ def summary(job: Job) -> str:
             f"Metrics are of the model so far, on {job.validation_rows:,} validation rows; "
             "the last line is the whole model's."
         )
-    if passes > 1:
-        lines.append(f"Pass {kept} of {passes} measured best and is the one published.")
+        lines += metric_notes(job.kept_coordinates[-1].validation)
+        if passes > 1:
+            lines.append(f"Pass {kept} of {passes} measured best and is the one published.")
     published = job.published
     if published is not None:
         active = "active" if published.activated else "sealed, not active"
@@ -122,6 +124,27 @@ def summary(job: Job) -> str:
     if job.seconds is not None:
         lines.append(f"time       {duration(job.seconds)}")
     return "\n".join(lines)
+
+
+def metric_text(metric: Metric) -> str:
+    """Return a metric's value as tables show it."""
+    return "undefined" if metric.value is None else f"{metric.value:.4f}"
+
+
+def metric_notes(metrics: Iterable[Metric]) -> list[str]:
+    """Return a line on each metric that says more than its value: undefined, or a mean over entities."""
+    notes = []
+    for metric in metrics:
+        if metric.value is None:
+            notes.append(f"{metric.name} is undefined: {metric.reason or 'no reason is known'}.")
+        elif metric.entities is not None:
+            without = (
+                f"; it is undefined for {metric.entities_undefined:,} others"
+                if metric.entities_undefined
+                else ""
+            )
+            notes.append(f"{metric.name} is the mean over {metric.entities:,} entities{without}.")
+    return notes
 
 
 def next_steps(job: Job) -> str:
@@ -162,7 +185,3 @@ def _what(report: CoordinateReport) -> str:
         if report.kind == "fixed_effect"
         else f"a model per {report.what}"
     )
-
-
-def _metric(metric: Metric) -> str:
-    return "undefined" if metric.value is None else f"{metric.value:.4f}"

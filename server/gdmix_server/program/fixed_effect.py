@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import cast
 
 from gdmix_core.config import FixedEffect
+from gdmix_core.solvers.fixed_effect.problem import FixedEffectStatus
 from gdmix_core.solvers.losses import Loss
 from gdmix_core.tasks import (
     FinishFixedEffect,
@@ -49,11 +51,7 @@ def train_fixed_effect(
     outcome = yield stage
     assert isinstance(outcome, FixedEffectOutcome)
     if not outcome.converged:
-        yield Report(
-            warning=True,
-            notice=f"{step.coordinate}: the solver ended with status {outcome.status}, the largest gradient "
-            f"{outcome.gradient_ratio:.3g} times what convergence allows",
-        )
+        yield _report_unconverged(step.coordinate, outcome)
     arrays = {"theta": stage.theta} | ({"variances": stage.variance} if outcome.has_variances else {})
     finish = FinishFixedEffect(
         output="", design=design, index=prepared.index, has_variances=outcome.has_variances
@@ -83,3 +81,12 @@ def train_fixed_effect(
     )
     part = ModelPart(coordinate=step.coordinate, directories=(model,))
     return Trained(part, scores_by_role(prepared, scored.directories), report)
+
+
+def _report_unconverged(name: str, outcome: FixedEffectOutcome) -> Report:
+    ratio = outcome.gradient_ratio
+    gradient = f", the largest gradient {ratio:.3g} times what convergence allows" if isfinite(ratio) else ""
+    advice = FixedEffectStatus[outcome.status.upper()].advice
+    return Report(
+        warning=True, notice=f"{name}: the solver ended with status {outcome.status}{gradient}. {advice}"
+    )

@@ -7,6 +7,7 @@ from typing import cast
 
 from gdmix_core.config import RandomEffect
 from gdmix_core.errors import DataError
+from gdmix_core.solvers.entity_status import EntityStatus
 from gdmix_core.solvers.losses import Loss
 from gdmix_core.tasks import (
     AssembleScores,
@@ -21,7 +22,7 @@ from gdmix_server.program.steps import CoordinateStep, Steps
 from gdmix_server.program.trained import Trained, regularization, scores_by_role
 from gdmix_server.state.model import CoordinateReport, Report
 
-CONVERGED = "converged"
+CONVERGED = EntityStatus.CONVERGED.name.lower()
 LISTED = 5
 
 
@@ -107,4 +108,12 @@ def _report_unconverged(name: str, statuses: Counter[str], results: list[RandomE
         return
     examples = [entity for result in results for entity in result.unconverged][:LISTED]
     listed = ", ".join(f"{example.entity} ({example.status})" for example in examples)
-    yield Report(warning=True, notice=f"{name}: {count:,} entities did not converge, among them {listed}")
+    advice = [
+        f"{statuses[status.name.lower()]:,} {status.name.lower()}: {status.advice}"
+        for status in EntityStatus
+        if status is not EntityStatus.CONVERGED and statuses[status.name.lower()]
+    ]
+    yield Report(
+        warning=True,
+        notice=f"{name}: {count:,} entities did not converge, among them {listed}. {' '.join(advice)}",
+    )

@@ -61,7 +61,7 @@ def measure(
     values: dict[str, MetricValue] = {}
     states: dict[str, list[EntityState]] = {}
     if units:
-        combined = yield from step.run("combine", "measuring", units)
+        combined = yield from step.run("combine", "combining metrics", units)
         for result in combined.results:
             if isinstance(result, RunsMerged):
                 values.update(result.values)

@@ -162,7 +162,7 @@ class Job:
         )
         fixed_effect = run if isinstance(run, FixedEffectRun) else None
         return Progress(
-            stage=run.stage.name,
+            stage=run.stage.title,
             coordinate=run.stage.coordinate,
             pass_number=run.stage.pass_number,
             units_done=run.done,

@@ -255,6 +255,7 @@ class Progress:
     """Where the running stage stands."""
 
     stage: str
+    """Its title: what a person reads."""
     coordinate: str = ""
     pass_number: int = 0
     units_done: int = 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +13,8 @@ from gdmix_core.config import JobConfig, parse_config
 from gdmix_core.errors import DataError
 from gdmix_core.metrics import MetricValue
 from gdmix_core.publish_ticket import PublishTicket
+from gdmix_core.solvers.entity_status import EntityStatus
+from gdmix_core.solvers.fixed_effect import FixedEffectStatus
 from gdmix_server.program import ProgramInput, training_program
 from gdmix_server.state.model import FixedEffectOutcome, FixedEffectStage, Report, UnitsOutcome, UnitStage
 
@@ -35,7 +39,13 @@ Answer = Callable[[tasks.Task], tasks.TaskResult]
 class Driver:
     """Runs a program to its end and keeps what it yielded."""
 
-    def __init__(self, config: JobConfig, aucs: list[float], rows: tuple[int, int] = (10_000, 100)) -> None:
+    def __init__(
+        self,
+        config: JobConfig,
+        aucs: Sequence[float | None],
+        rows: tuple[int, int] = (10_000, 100),
+        optimised: FixedEffectOutcome | None = None,
+    ) -> None:
         self.stages: list[UnitStage | FixedEffectStage] = []
         self.reports: list[Report] = []
         self._aucs, self._rows = iter(aucs), rows
@@ -56,7 +66,7 @@ class Driver:
                 self.reports.append(step)
             elif isinstance(step, FixedEffectStage):
                 self.stages.append(step)
-                answer = _OPTIMISED
+                answer = optimised or _OPTIMISED
             else:
                 self.stages.append(step)
                 answer = UnitsOutcome(
@@ -171,6 +181,29 @@ def test_one_pass_without_validation_publishes_it() -> None:
     assert (published.version, published.activated) == (12, True)
 
 
+def test_all_passes_are_made_when_nothing_is_measured() -> None:
+    driver = Driver(
+        parse_config(CONFIG.replace(", validation: validation.parquet", "")), [], rows=(10_000, 0)
+    )
+    assert [report.kept_pass for report in driver.reports if report.kept_pass] == [3]
+    assert {stage.name.split(".")[1] for stage in driver.stages if ".optimise" in stage.name} == {
+        "1",
+        "2",
+        "3",
+    }
+
+
+def test_an_undefined_metric_is_no_improvement() -> None:
+    """The first pass is published then, and the second is the last."""
+    driver = Driver(parse_config(CONFIG), [None] * 4)
+    assert [report.kept_pass for report in driver.reports if report.kept_pass] == [1]
+    measured = [r.coordinate for r in driver.reports if r.coordinate]
+    assert [(r.pass_number, r.validation[0].value) for r in measured] == [(1, None)] * 2 + [(2, None)] * 2
+    # A value, whatever it is, is better than none.
+    driver = Driver(parse_config(CONFIG), [None, None, 0.6, 0.3, 0.6, 0.2])
+    assert [report.kept_pass for report in driver.reports if report.kept_pass] == [2]
+
+
 def test_names_of_stages_are_unique() -> None:
     names = [stage.name for stage in Driver(parse_config(CONFIG), [0.6, 0.7, 0.6, 0.8, 0.7, 0.9]).stages]
     assert len(set(names)) == len(names)
@@ -236,7 +269,31 @@ def test_reports_name_metrics_statuses_and_examples() -> None:
     assert {m.name: m.value for m in report.validation} == {"auc": 0.7, "logloss": 0.6, "auc:user_id": 0.5}
     assert report.validation[2].entities_undefined == 1
     assert (report.entities, report.unconverged) == (8, 4)
-    assert any("u0 (singular)" in r.notice for r in driver.reports if r.warning)
+    [warning] = {r.notice for r in driver.reports if r.warning and r.notice.startswith("per_user")}
+    assert "4 entities did not converge, among them u0 (singular)" in warning
+    assert f"4 singular: {EntityStatus.SINGULAR.advice}" in warning
+
+
+@pytest.mark.parametrize(
+    ("status", "ratio", "said"),
+    [
+        (
+            "stalled",
+            3.25,
+            "ended with status stalled, the largest gradient 3.25 times what convergence allows. ",
+        ),
+        ("numerical_failure", math.nan, "ended with status numerical_failure. "),
+    ],
+)
+def test_a_fixed_effect_that_did_not_converge_says_what_can_be_changed(
+    status: str, ratio: float, said: str
+) -> None:
+    outcome = replace(_OPTIMISED, status=status, converged=False, gradient_ratio=ratio)
+    driver = Driver(parse_config(CONFIG), [0.6, 0.7, 0.6, 0.65], optimised=outcome)
+    notice = next(r.notice for r in driver.reports if r.warning)
+    assert notice == f"global: the solver {said}{FixedEffectStatus[status.upper()].advice}"
+    report = next(r.coordinate for r in driver.reports if r.coordinate)
+    assert (report.unconverged, report.statuses) == (1, {status: 1})
 
 
 def test_ridge_groups_reach_the_worker() -> None:

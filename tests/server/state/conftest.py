@@ -277,7 +277,7 @@ class Drive:
 def units(name: str, count: int, *, rows: Sequence[int] = ()) -> UnitStage:
     """Return a stage of units."""
     tasks = tuple(RemoveWork(output="", directory=f"/{name}/{i}") for i in range(count))
-    return UnitStage(name=name, title=name, units=tasks, rows=tuple(rows))
+    return UnitStage(name=name, title=f"doing {name}", units=tasks, rows=tuple(rows))
 
 
 def one_stage(count: int = 3, *, rows: Sequence[int] = ()) -> Callable[..., Any]:

@@ -198,6 +198,7 @@ def test_progress_is_told_at_most_every_quarter_of_a_second(by_hand):
     assert (told[-1].units_done, told[-1].units_total, told[-1].rows_done) == (20, 40, 2050)
     assert [one.rows_done for one in told] == sorted(one.rows_done for one in told)
     assert drive.machine.progress("j").units_done == 20
+    assert {one.stage for one in told} == {"doing only"}
 
 
 # ---- the next coordinator --------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ _ADVICE: Final = {
     "the features or raise l2.",
     FixedEffectStatus.MAX_ITERATIONS: "The iterations ran out. Raise l2, scale the features, or use "
     "solver: newton.",
-    FixedEffectStatus.NUMERICAL_FAILURE: "Objective or gradient are not finite. Look for extreme feature "
+    FixedEffectStatus.NUMERICAL_FAILURE: "Objective or derivatives are not finite. Look for extreme feature "
     "values, weights or offsets.",
 }
 
@@ -161,8 +161,12 @@ class Evaluation:
 
     @property
     def finite(self) -> bool:
-        """Return whether value and gradient are numbers."""
-        return bool(np.isfinite(self.value) and np.isfinite(self.gradient).all())
+        """Return whether value, gradient and second derivatives are numbers: squares overflow first."""
+        sums = self.sums
+        second = (sums.curvature,) if sums.hessian is None else (sums.curvature, sums.hessian)
+        return bool(
+            np.isfinite(self.value) and all(np.isfinite(array).all() for array in (self.gradient, *second))
+        )
 
 
 _POISSON_START_STEPS: Final = 50

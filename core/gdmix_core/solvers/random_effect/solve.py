@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gdmix_core.errors import InternalError
+from gdmix_core.solvers.entity_status import EntityStatus
 from gdmix_core.solvers.losses import Loss
 from gdmix_core.solvers.random_effect.careful_solver import (
     MOST_DENSE,
@@ -31,7 +32,7 @@ from gdmix_core.solvers.random_effect.problem_arrays import (
     kernel_array,
     problem_arrays,
 )
-from gdmix_core.solvers.random_effect.problems import EntityProblems, EntitySolutions, EntityStatus
+from gdmix_core.solvers.random_effect.problems import EntityProblems, EntitySolutions
 from gdmix_core.solvers.random_effect.threads import on_threads
 from gdmix_core.solvers.random_effect.variances import inverse_hessian_diagonals
 

@@ -212,6 +212,17 @@ def test_a_nan_in_the_data_is_a_status_not_an_exception(case, driver) -> None:
     assert np.isfinite(solution.theta).all()
 
 
+@both
+@pytest.mark.parametrize("loss", Loss)
+@pytest.mark.parametrize("size", [1e160, 1e200, 1e300])
+def test_squares_that_overflow_are_a_status_not_an_exception(case, driver, loss: Loss, size: float) -> None:
+    problem = case(loss, 50, 3)
+    problem.X[:, 2] *= size
+    solution = problem.solve(driver(problem.problem, variances=True))
+    assert solution.status is FixedEffectStatus.NUMERICAL_FAILURE
+    assert np.isfinite(solution.theta).all()
+
+
 @pytest.mark.parametrize("loss", Loss)
 def test_variances(case, loss: Loss) -> None:
     problem = case(loss, 300, 6, weighted=True)
