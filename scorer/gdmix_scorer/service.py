@@ -50,11 +50,6 @@ class Scoring:
         self._metrics = metrics
         self._log = access_log
 
-    @property
-    def in_flight(self) -> int:
-        """Requests that are being answered."""
-        return int(self._metrics.in_flight.value)
-
     def admit(self, deadline: Deadline) -> None:
         """Refuse a request that cannot be answered in time, before any work is done.
 

@@ -110,12 +110,6 @@ class RowEncoder:
         part._tables = tuple(self._tables[i] for i in kept)
         return part
 
-    @property
-    def memory_bytes(self) -> int:
-        """Size of the terms and of the tables that find them."""
-        tables = [table for table in self._tables if table is not None]
-        return sum(t.terms.data.nbytes + t.terms.ptr.nbytes + t.slots.nbytes for t in tables)
-
     def encode(self, columns: Mapping[str, pa.Array], rows: int) -> EncodedFeatures:
         """Encode `rows` rows given as one array for each data column.
 

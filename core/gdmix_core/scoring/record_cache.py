@@ -156,14 +156,14 @@ class RecordCache:
 
 def missed(ids: ByteStrings, places: Int64Array) -> list[bytes]:
     """Return the distinct ids that were not found."""
-    return distinct(ids, np.flatnonzero(places == kernels.MISS))
+    return _distinct(ids, np.flatnonzero(places == kernels.MISS))
 
 
 def unknown(ids: ByteStrings, places: Int64Array) -> list[bytes]:
     """Return the distinct ids that the store is known not to have."""
-    return distinct(ids, np.flatnonzero(places <= kernels.UNKNOWN))
+    return _distinct(ids, np.flatnonzero(places <= kernels.UNKNOWN))
 
 
-def distinct(ids: ByteStrings, rows: Iterable[int]) -> list[bytes]:
+def _distinct(ids: ByteStrings, rows: Iterable[int]) -> list[bytes]:
     """Return the ids of some rows, each once."""
     return list(dict.fromkeys(ids[row] for row in rows))

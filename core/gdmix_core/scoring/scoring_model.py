@@ -105,7 +105,7 @@ class ScoringModel:
         self._list_columns = frozenset(
             column.column.column for column in index.columns if column.column.kind in {"list", "vector"}
         )
-        self.external = next((c.name for c in manifest.fixed_effects() if c.model == EXTERNAL), "")
+        self._external = any(c.model == EXTERNAL for c in manifest.fixed_effects())
         self._offset = manifest.offset_column
         if index.schema_fingerprint != manifest.schema_fingerprint:
             raise StoreCorrupt(f"{self.name}: the feature index is not the one of the manifest")
@@ -149,12 +149,7 @@ class ScoringModel:
     @property
     def needs_fixed_effect_scores(self) -> bool:
         """Whether a request must bring scores of an outside model."""
-        return bool(self.external or self._offset)
-
-    @property
-    def memory_bytes(self) -> int:
-        """Size of index and coefficients."""
-        return self._encoder.memory_bytes + self._weights.nbytes + self._scratch.nbytes
+        return bool(self._external or self._offset)
 
     def _tables(self, fixed_effects: Mapping[str, Float64Array]) -> tuple[Int64Array, Float64Array]:
         """Return the kernel's table of coordinates and the fixed effects' coefficients."""

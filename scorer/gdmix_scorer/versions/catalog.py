@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 
 from gdmix_core.errors import (
@@ -143,17 +143,6 @@ class Versions:
             for version in known:
                 if number in (0, version.number):
                     yield model, version
-
-    def active(self, name: str) -> Version:
-        """Return a model's active version; see `choose`."""
-        version = self.choose(ModelChoice(name))
-        assert version is not None
-        return version
-
-    @property
-    def names(self) -> Sequence[str]:
-        """Names of the models."""
-        return list(self._models)
 
     # ---- its life ----------------------------------------------------------------------------------------
 
