@@ -3,23 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
+
+import grpc
 
 from gdmix_client import rpc
-from gdmix_client.client import RECONNECT_SECONDS
+from gdmix_client.client import RECONNECT_SECONDS, ScoresFile, UploadProgress
 from gdmix_client.connection import Connection, connection_to
 from gdmix_client.job_config import ConfigLike, canonical_config
-from gdmix_client.transport import AsyncTransport
-from gdmix_client.types import Cluster, Job, JobEvent, ModelVersion
-from gdmix_core.errors import Unavailable
+from gdmix_client.transport import AsyncTransport, error_from_rpc, serialize
+from gdmix_client.types import Cluster, Job, JobEvent, ModelVersion, ScoresUpload
+from gdmix_core.errors import GdmixError, NotFound, Unavailable
+
+Result = TypeVar("Result")
 
 _FIRST_DELAY_SECONDS = 0.1
 _LONGEST_DELAY_SECONDS = 2.0
+
+
+class _AsyncTransport(AsyncTransport):
+    """Also performs calls that send a stream."""
+
+    async def send(self, call: rpc.Call[Result], messages: Iterator[Any]) -> Result:
+        """Return what a call answers when messages follow its request; errors as `call`."""
+        method: Any = self._channel.stream_unary(call.path, serialize, call.response.FromString)
+
+        async def requests() -> AsyncGenerator[Any, None]:
+            yield call.request
+            while (message := await asyncio.to_thread(next, messages, None)) is not None:
+                yield message
+
+        try:
+            return call.read(await method(requests(), timeout=call.timeout_seconds, metadata=self._metadata))
+        except grpc.RpcError as error:
+            raise error_from_rpc(error, self._address, call.timeout_seconds) from error
 
 
 class AsyncClient:
@@ -35,7 +59,7 @@ class AsyncClient:
         """Prepare the connection; must be called while an event loop runs."""
         connection = coordinator if isinstance(coordinator, Connection) else connection_to(coordinator)
         self.address = connection.address
-        self._transport = AsyncTransport(connection)
+        self._transport = _AsyncTransport(connection)
 
     # ---- jobs --------------------------------------------------------------------------------------------
 
@@ -111,6 +135,63 @@ class AsyncClient:
     async def delete_model(self, model: str, version: int, *, store: str = "") -> None:
         """Delete a version from the store; see `Client.delete_model`."""
         await self._transport.call(rpc.delete_model(store, model, version))
+
+    # ---- uploads -----------------------------------------------------------------------------------------
+
+    async def upload_scores(
+        self,
+        path: str | os.PathLike[str],
+        name: str,
+        *,
+        form: str = "",
+        uid_column: str = "uid",
+        score_column: str = "score",
+        role: str = "",
+        replace: bool = False,
+        progress: UploadProgress | None = None,
+    ) -> ScoresUpload:
+        """Send a file of scores that were computed elsewhere; see `Client.upload_scores`."""
+        file = ScoresFile(
+            path=Path(path),
+            name=name,
+            form=form,
+            uid_column=uid_column,
+            score_column=score_column,
+            role=role,
+            replace=replace,
+            progress=progress,
+        )
+        await asyncio.to_thread(file.measure)
+        while True:
+            found = await self._upload_of(name, file.sha256)
+            offset = file.offset(found)
+            if offset is None:
+                assert found is not None
+                return found
+            try:
+                return await self._transport.send(file.call(offset), file.messages(offset))
+            except GdmixError as error:
+                if (delay := file.delay_after(error)) is None:
+                    raise
+            await asyncio.sleep(delay)
+
+    async def _upload_of(self, name: str, sha256: str) -> ScoresUpload | None:
+        try:
+            return await self._transport.call(rpc.get_upload(name, sha256))
+        except NotFound:
+            return None
+
+    async def get_upload(self, name: str) -> ScoresUpload:
+        """Return an upload, ready or not; see `Client.get_upload`."""
+        return await self._transport.call(rpc.get_upload(name))
+
+    async def list_uploads(self) -> tuple[ScoresUpload, ...]:
+        """Return all uploads by name."""
+        return await self._transport.call(rpc.list_uploads())
+
+    async def delete_upload(self, name: str) -> None:
+        """Remove an upload; see `Client.delete_upload`."""
+        await self._transport.call(rpc.delete_upload(name))
 
     async def close(self) -> None:
         """Close the connection."""

@@ -2,22 +2,149 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Final, Self, TypeVar
+
+import grpc
 
 from gdmix_client import rpc
 from gdmix_client.connection import Connection, connection_to
 from gdmix_client.job_config import ConfigLike, canonical_config
-from gdmix_client.transport import Transport
-from gdmix_client.types import Cluster, Job, JobEvent, ModelVersion
-from gdmix_core.errors import Unavailable
+from gdmix_client.transport import RETRY_DELAYS_SECONDS, Transport, error_from_rpc, serialize
+from gdmix_client.types import Cluster, Job, JobEvent, ModelVersion, ScoresUpload, UploadState
+from gdmix_core.errors import Conflict, GdmixError, NotFound, Unavailable, UsageError
+
+Result = TypeVar("Result")
+UploadProgress = Callable[[int, int], None]
+"""Called with the bytes sent and the bytes in all, on a thread of its own."""
 
 RECONNECT_SECONDS = 60.0
 _FIRST_DELAY_SECONDS = 0.1
 _LONGEST_DELAY_SECONDS = 2.0
+_UPLOAD_CHUNK_BYTES: Final = 1 << 20
+_FORMATS_OF_ENDINGS: Final = {".parquet": "parquet", ".avro": "avro", ".csv": "csv"}
+
+
+@dataclass(slots=True, kw_only=True)
+class ScoresFile:
+    """A file of scores on its way to a coordinator, for `Client` and `AsyncClient`.
+
+    Attributes:
+        path: the file.
+        name: of the upload.
+        form: `parquet`, `avro` or `csv`; "" goes by the file's ending.
+        uid_column: column of the row ids.
+        score_column: column of the scores.
+        role: `train`, `validation` or "".
+        replace: whether scores of this name give way.
+        progress: told of every chunk.
+        byte_size: known once `measure` has been called.
+        sha256: known once `measure` has been called.
+    """
+
+    path: Path
+    name: str
+    form: str
+    uid_column: str
+    score_column: str
+    role: str
+    replace: bool
+    progress: UploadProgress | None
+    byte_size: int = 0
+    sha256: str = ""
+    _before: ScoresUpload | None = None
+    _tries: int = 0
+    _broken: bool = False
+    _reached: int = 0
+    _delays: Iterator[float] = field(default_factory=lambda: iter(RETRY_DELAYS_SECONDS))
+
+    def measure(self) -> None:
+        """Read the file once, for its size and its digest.
+
+        Raises:
+            UsageError: it cannot be read, or its ending does not tell the format.
+        """
+        if not self.form and self.path.suffix not in _FORMATS_OF_ENDINGS:
+            endings = ", ".join(_FORMATS_OF_ENDINGS)
+            raise UsageError(f"{self.path}: its ending is none of {endings}: name the format")
+        self.form = self.form or _FORMATS_OF_ENDINGS[self.path.suffix]
+        try:
+            with self.path.open("rb") as stream:
+                self.sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+                self.byte_size = stream.tell()
+        except OSError as error:
+            raise UsageError(f"{self.path}: cannot be read: {error.strerror or error}") from error
+
+    def offset(self, found: ScoresUpload | None) -> int | None:
+        """Return where to go on, given what the coordinator has of this file; None when it is done already."""
+        self._tries += 1
+        if self._tries == 1:
+            self._before = found
+        if found is None or found.state is UploadState.READY:
+            return 0 if found == self._before else None
+        if found.received > self._reached:
+            self._delays = iter(RETRY_DELAYS_SECONDS)
+        self._reached = found.received
+        return found.received
+
+    def call(self, offset: int) -> rpc.Call[ScoresUpload]:
+        """Return the call that sends what follows an offset."""
+        return rpc.upload_scores(
+            name=self.name,
+            form=self.form,
+            uid_column=self.uid_column,
+            score_column=self.score_column,
+            byte_size=self.byte_size,
+            sha256=self.sha256,
+            role=self.role,
+            replace=self.replace,
+            offset=offset,
+        )
+
+    def messages(self, offset: int) -> Iterator[Any]:
+        """Yield the messages with the bytes from an offset on."""
+        with self.path.open("rb", buffering=0) as stream:
+            stream.seek(offset)
+            while data := stream.read(_UPLOAD_CHUNK_BYTES):
+                yield rpc.upload_data(data)
+                offset += len(data)
+                if self.progress is not None:
+                    self.progress(offset, self.byte_size)
+
+    def delay_after(self, error: GdmixError) -> float | None:
+        """Return how long to wait before going on after an error; None when there is no use in that.
+
+        A Conflict behind a broken connection is the earlier call, whose end the coordinator has not seen yet.
+        """
+        broken = isinstance(error, Unavailable)
+        if broken or (isinstance(error, Conflict) and self._broken):
+            self._broken = True
+            return next(self._delays, None)
+        return None
+
+
+class _Transport(Transport):
+    """Also performs calls that send a stream."""
+
+    def send(self, call: rpc.Call[Result], messages: Iterator[Any]) -> Result:
+        """Return what a call answers when messages follow its request; errors as `call`."""
+        method = self._channel.stream_unary(call.path, serialize, call.response.FromString)
+        requests = itertools.chain([call.request], messages)
+        sending = method.future(requests, timeout=call.timeout_seconds, metadata=self._metadata)
+        try:
+            return call.read(sending.result())
+        except grpc.RpcError as error:
+            raise error_from_rpc(error, self._address, call.timeout_seconds) from error
+        finally:
+            sending.cancel()
 
 
 class Client:
@@ -40,7 +167,7 @@ class Client:
         """
         connection = coordinator if isinstance(coordinator, Connection) else connection_to(coordinator)
         self.address = connection.address
-        self._transport = Transport(connection)
+        self._transport = _Transport(connection)
 
     # ---- jobs --------------------------------------------------------------------------------------------
 
@@ -173,6 +300,93 @@ class Client:
             Conflict: it is active, or has an alias.
         """
         self._transport.call(rpc.delete_model(store, model, version))
+
+    # ---- uploads -----------------------------------------------------------------------------------------
+
+    def upload_scores(
+        self,
+        path: str | os.PathLike[str],
+        name: str,
+        *,
+        form: str = "",
+        uid_column: str = "uid",
+        score_column: str = "score",
+        role: str = "",
+        replace: bool = False,
+        progress: UploadProgress | None = None,
+    ) -> ScoresUpload:
+        """Send a file of scores that were computed elsewhere, and return it once the coordinator has checked it.
+
+        What an earlier call has sent of the same file is not sent again, and a broken connection is taken up
+        again where it broke.
+
+        Args:
+            path: the file: a row id (integer) and a score (finite number) in every row, no id twice.
+            name: what job configs are to call the scores.
+            form: `parquet`, `avro` or `csv`; "" goes by the file's ending.
+            uid_column: column of the row ids.
+            score_column: column of the scores.
+            role: `train` or `validation` when the scores are of these rows only.
+            replace: whether scores of this name give way to these.
+            progress: told how many bytes are sent, and how many there are, as the sending goes on; called on
+                another thread.
+
+        Raises:
+            UsageError: the file cannot be read or is too large, or an argument makes no sense.
+            DataError: the file is damaged or breaks a rule; the message names column and rows.
+            Conflict: the name is taken, or somebody else is uploading under it.
+            Unavailable: the coordinator cannot be reached, not even after a few tries.
+        """
+        file = ScoresFile(
+            path=Path(path),
+            name=name,
+            form=form,
+            uid_column=uid_column,
+            score_column=score_column,
+            role=role,
+            replace=replace,
+            progress=progress,
+        )
+        file.measure()
+        while True:
+            found = self._upload_of(name, file.sha256)
+            offset = file.offset(found)
+            if offset is None:
+                assert found is not None
+                return found
+            try:
+                return self._transport.send(file.call(offset), file.messages(offset))
+            except GdmixError as error:
+                if (delay := file.delay_after(error)) is None:
+                    raise
+            time.sleep(delay)
+
+    def _upload_of(self, name: str, sha256: str) -> ScoresUpload | None:
+        try:
+            return self._transport.call(rpc.get_upload(name, sha256))
+        except NotFound:
+            return None
+
+    def get_upload(self, name: str) -> ScoresUpload:
+        """Return an upload, ready or not.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
+        return self._transport.call(rpc.get_upload(name))
+
+    def list_uploads(self) -> tuple[ScoresUpload, ...]:
+        """Return all uploads by name."""
+        return self._transport.call(rpc.list_uploads())
+
+    def delete_upload(self, name: str) -> None:
+        """Remove an upload, ready or not.
+
+        Raises:
+            NotFound: there is none of this name.
+            Conflict: it is being sent or checked.
+        """
+        self._transport.call(rpc.delete_upload(name))
 
     def close(self) -> None:
         """Close the connection."""

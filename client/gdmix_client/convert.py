@@ -14,7 +14,9 @@ from gdmix_client.types import (
     Notice,
     Progress,
     Published,
+    ScoresUpload,
     StateChanged,
+    UploadState,
     Worker,
 )
 from gdmix_proto.v1 import training_pb2 as wire
@@ -61,6 +63,8 @@ def coordinate_from_proto(message: wire.CoordinateReport) -> CoordinateReport:
         seconds=message.seconds,
         validation=tuple(metric_from_proto(metric) for metric in message.validation),
         kept=message.kept,
+        trial=message.trial,
+        trial_values=dict(sorted(message.trial_values.items())),
     )
 
 
@@ -167,4 +171,23 @@ def model_version_from_proto(message: wire.ModelVersion) -> ModelVersion:
         entities=message.entities,
         aliases=tuple(message.aliases),
         manifest_json=message.manifest_json,
+    )
+
+
+def upload_from_proto(message: wire.ScoresUpload) -> ScoresUpload:
+    """Return an upload."""
+    ready = message.state == wire.UPLOAD_STATE_READY
+    return ScoresUpload(
+        name=message.name,
+        state=UploadState.READY if ready else UploadState.UPLOADING,
+        role=message.role,
+        format=message.format,
+        byte_size=message.byte_size,
+        sha256=message.sha256,
+        received=message.received,
+        created=message.created_unix_seconds,
+        rows=message.rows,
+        min_score=message.min_score,
+        max_score=message.max_score,
+        mean_score=message.mean_score,
     )

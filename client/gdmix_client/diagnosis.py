@@ -69,7 +69,7 @@ def diagnose(state_dir: Path, connection: Connection | None) -> Iterator[Finding
     yield from _cache()
     yield _writable_state(state_dir)
     yield _redis()
-    yield _optional("tensorflow", "deep fixed effects and TFRecord files", "pip install tensorflow")
+    yield _optional("tensorflow", "deep fixed effects and TFRecord files", 'pip install "gdmix[tensorflow]"')
     yield _optional("pyspark", "training on Spark", "pip install pyspark")
     yield _java()
     if connection is not None:
@@ -166,7 +166,8 @@ def _redis() -> Finding:
 
 def _optional(module: str, what_for: str, mend: str) -> Finding:
     if importlib.util.find_spec(module) is not None:
-        return Finding(module, Verdict.GOOD, metadata.version(module))
+        found = metadata.packages_distributions().get(module, [module])  # tensorflow-cpu brings tensorflow
+        return Finding(module, Verdict.GOOD, metadata.version(found[0]))
     return Finding(module, Verdict.NOTE, "not installed", f"needed only for {what_for}: {mend}")
 
 

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from google.protobuf.message import Message
 
 from gdmix_client import convert
-from gdmix_client.types import Cluster, Job, JobEvent, ModelVersion
+from gdmix_client.types import Cluster, Job, JobEvent, ModelVersion, ScoresUpload
 from gdmix_proto.v1 import training_pb2 as wire
 
 Result = TypeVar("Result")
@@ -130,6 +130,61 @@ def delete_model(store: str, model: str, version: int) -> Call[None]:
     """Delete a version from a store."""
     request = wire.DeleteModelRequest(store=store, model=model, version=version)
     return Call("DeleteModel", request, wire.DeleteModelResponse, _nothing, DELETE_SECONDS)
+
+
+def upload_scores(
+    *,
+    name: str,
+    form: str,
+    uid_column: str,
+    score_column: str,
+    byte_size: int,
+    sha256: str,
+    role: str,
+    replace: bool,
+    offset: int,
+) -> Call[ScoresUpload]:
+    """Send a file of scores from an offset on; the request is the header, `upload_data` makes what follows."""
+    header = wire.UploadHeader(
+        name=name,
+        format=form,
+        uid_column=uid_column,
+        score_column=score_column,
+        byte_size=byte_size,
+        sha256=sha256,
+        role=role,
+        replace=replace,
+        offset=offset,
+    )
+    request = wire.UploadScoresRequest(header=header)
+    return Call("UploadScores", request, wire.ScoresUpload, convert.upload_from_proto, None)
+
+
+def upload_data(data: bytes) -> Message:
+    """Return a message of an upload behind its header."""
+    return wire.UploadScoresRequest(data=data)
+
+
+def get_upload(name: str, sha256: str = "") -> Call[ScoresUpload]:
+    """Read an upload; with a digest that of this very file."""
+    request = wire.GetUploadRequest(name=name, sha256=sha256)
+    return Call("GetUpload", request, wire.ScoresUpload, convert.upload_from_proto, repeatable=True)
+
+
+def list_uploads() -> Call[tuple[ScoresUpload, ...]]:
+    """Read all uploads."""
+
+    def read(message: wire.ListUploadsResponse) -> tuple[ScoresUpload, ...]:
+        return tuple(convert.upload_from_proto(upload) for upload in message.uploads)
+
+    request = wire.ListUploadsRequest()
+    return Call("ListUploads", request, wire.ListUploadsResponse, read, repeatable=True)
+
+
+def delete_upload(name: str) -> Call[None]:
+    """Remove an upload."""
+    request = wire.DeleteUploadRequest(name=name)
+    return Call("DeleteUpload", request, wire.DeleteUploadResponse, _nothing, DELETE_SECONDS)
 
 
 def _nothing(_: Message) -> None:

@@ -1,4 +1,4 @@
-"""What the client hands out: jobs, their events, workers, model versions. Frozen values, no behaviour."""
+"""What the client hands out: jobs, events, workers, model versions, uploads. Frozen values, no behaviour."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ class CoordinateReport:
         iterations: of the optimiser; 0 for a random effect.
         seconds: wall time.
         validation: metrics of the model as it stood after this coordinate, in the config's order.
-        kept: whether the published model was taken from this pass.
+        kept: whether the published model was taken from this pass, and this trial.
+        trial: of a search, from 1; 0 when nothing is searched.
+        trial_values: what the trial tried: values as JSON by their place in the config.
     """
 
     name: str
@@ -75,6 +77,8 @@ class CoordinateReport:
     seconds: float
     validation: tuple[Metric, ...]
     kept: bool = False
+    trial: int = 0
+    trial_values: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,3 +241,43 @@ class ModelVersion:
     entities: int = 0
     aliases: tuple[str, ...] = field(default=())
     manifest_json: str = ""
+
+
+class UploadState(StrEnum):
+    """Life of an upload; one that is uploading goes on when its file is uploaded again."""
+
+    UPLOADING = "uploading"
+    READY = "ready"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoresUpload:
+    """Scores that were computed elsewhere and sent to a coordinator.
+
+    Attributes:
+        name: what a job config calls them.
+        state: whether jobs can use them.
+        role: `train`, `validation` or "": which rows they are of.
+        format: `parquet`, `avro` or `csv`: what the file was.
+        byte_size: of the file.
+        sha256: of the file, in hexadecimal digits.
+        received: bytes that have arrived.
+        created: when it became ready, or began; seconds since 1970.
+        rows: number of scores; 0 until it is ready, as is all that follows.
+        min_score: smallest score.
+        max_score: largest score.
+        mean_score: mean of the scores.
+    """
+
+    name: str
+    state: UploadState
+    role: str
+    format: str
+    byte_size: int
+    sha256: str
+    received: int
+    created: float
+    rows: int = 0
+    min_score: float = 0.0
+    max_score: float = 0.0
+    mean_score: float = 0.0

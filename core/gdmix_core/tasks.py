@@ -17,12 +17,15 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import TypeAdapter
 
-from gdmix_core.config import DataConfig, FeatureColumn
+from gdmix_core.config import DataConfig, FeatureColumn, ScoreFiles
 from gdmix_core.data.layout import DesignSpec, GroupingSpec
 from gdmix_core.metric_value import MetricValue
 from gdmix_core.publish_ticket import PublishTicket
 
 Role = Literal["train", "validation"]
+FileFormat = Literal["parquet", "csv", "jsonl", "avro", "tfrecord"]
+MAIN_SOURCE = ""
+"""The source of the files that hold labels, weights and offsets: `data` itself."""
 
 PARTIAL_INDEX_FILE = "partial_index.arrow"
 FEATURE_INDEX_FILE = "feature_index.parquet"
@@ -46,6 +49,16 @@ def design_file(coordinate: str) -> str:
 def grouping_file(grouping: str) -> str:
     """Name of a home shard's rows grouped by partition, for a random effect or a per-entity metric."""
     return f"grouping-{grouping}.arrow"
+
+
+def external_directory(shard_directory: str, coordinate: str) -> str:
+    """Where a home shard's directory holds the score block of an external fixed effect."""
+    return f"{shard_directory}/external-{coordinate}"
+
+
+def score_source(coordinate: str) -> str:
+    """Name of the source that holds the scores of an external fixed effect; no config can give it."""
+    return f"scores:{coordinate}"
 
 
 def metric_offsets_file(grouping: str) -> str:
@@ -79,7 +92,13 @@ class Split:
 
     role: Role
     path: str
-    format: Literal["parquet", "csv", "jsonl"]
+    format: FileFormat
+    source: str = MAIN_SOURCE
+    """Which of the config's sources it belongs to, `MAIN_SOURCE` or `score_source(...)`."""
+    metadata: str | None = None
+    """TFRecord: the file that describes the records."""
+    passive: bool = False
+    """Its rows are scored, not trained on: upstream's Spark job put them into a folder `passive`."""
     first_row_group: int = 0
     row_groups: int | None = None
     """None: the whole file."""
@@ -95,6 +114,8 @@ class ResolvedColumn:
     column: FeatureColumn
     dimension: int | None = None
     """vector: its length."""
+    source: str = MAIN_SOURCE
+    """Which source holds it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,11 +123,24 @@ class EncodingSpec:
     """What every row becomes."""
 
     data: DataConfig
+    """Roles whose optional column is absent from the files are None, an absent label ""."""
     columns: tuple[ResolvedColumn, ...]
     entity_columns: tuple[str, ...]
     """Columns whose values are entity ids: of random effects and of per-entity metrics."""
     task: str
     """Decides which labels are allowed."""
+    entity_sources: dict[str, str] = field(default_factory=dict)
+    """Which source holds an entity column, where it is not the main one."""
+    external: dict[str, ScoreFiles] = field(default_factory=dict)
+    """Files of scores by external fixed effect."""
+
+    def uid_column(self, source: str) -> str:
+        """Return the column of the row id in the files of a source."""
+        for coordinate, files in self.external.items():
+            if source == score_source(coordinate):
+                return files.uid
+        named = self.data.sources[source].uid if source != MAIN_SOURCE else None
+        return named or self.data.columns.uid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +152,8 @@ class InspectData(Task):
     features: dict[str, tuple[FeatureColumn, ...]]
     entity_columns: tuple[str, ...]
     task: str
+    external: dict[str, ScoreFiles] = field(default_factory=dict)
+    """Files of scores by external fixed effect."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +172,8 @@ class IndexFeatures(Task):
     kind = "index_features"
     split: Split
     encoding: EncodingSpec
+    count_only: bool = False
+    """Only count the rows: the index is that of a model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +191,46 @@ class MergeIndex(Task):
     encoding: EncodingSpec
     partials: tuple[str, ...]
     """Directories of the training splits' partial indexes."""
+    initial: str | None = None
+    """Directory of the model to begin with: its terms stay in the index."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenModel(Task):
+    """Read the manifest of the model that a job begins with."""
+
+    kind = "open_model"
+    initial: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOpened(TaskResult):
+    """What a job needs to know of the model that it begins with."""
+
+    task: str
+    coordinates: tuple[OpenedCoordinate, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedCoordinate:
+    """A coordinate of the model that a job begins with."""
+
+    name: str
+    effect: str
+    """`external`, another fixed effect's name, or `random_effect`."""
+    features: tuple[str, ...]
+    intercept: bool
+    entity_column: str
+    parts: int
+    """Coefficient files of a random effect, cut by the hash of the entity."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeIndex(Task):
+    """Take the feature index of a model as it is."""
+
+    kind = "take_index"
+    initial: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,11 +272,27 @@ class BuildShard(Task):
     kind = "build_shard"
     role: Role
     shard: int
-    spills: tuple[str, ...]
-    """Directories of the role's encoded splits, in split order."""
+    spills: dict[str, tuple[str, ...]]
+    """Directories of the role's encoded splits by source, in split order; the main source first."""
     bag_sizes: dict[str, int]
     designs: tuple[DesignSpec, ...]
     groupings: tuple[GroupingSpec, ...]
+    external: tuple[str, ...] = ()
+    """External fixed effects, whose score blocks are written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unmatched:
+    """Rows of a home shard whose uid is in one source but not in the other."""
+
+    source: str
+    missing: int
+    """Rows of the data that the source does not have."""
+    missing_examples: tuple[int, ...]
+    """Uids, at most 5."""
+    extra: int
+    """Rows of the source that the data do not have."""
+    extra_examples: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +306,8 @@ class ShardBuilt(TaskResult):
     """Rows that have no entity, by grouping."""
     weight: float
     """Sum of the rows' weights."""
+    unmatched: tuple[Unmatched, ...] = ()
+    """What the further sources lack or have too much, only sources that do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,6 +320,8 @@ class BuildPartition(Task):
     partition: int
     shards: tuple[str, ...]
     """Directories of the role's home shards, in shard order."""
+    scoring: bool = False
+    """Training rows too are only scored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,6 +408,10 @@ class FinishFixedEffect(Task):
     design: DesignSpec
     index: str
     has_variances: bool
+    sparsity_threshold: float = 0.0
+    """Coefficients of features that are not larger become 0."""
+    initial: str | None = None
+    """Directory of the model to begin with: what training left at exactly 0, being in no row, is taken from it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -369,7 +471,7 @@ class TrainRandomEffect(Task):
     dimension: int
     index: str
     regularization: Regularization
-    variances: bool
+    variance: Literal["none", "simple", "full"]
     max_iterations: int
     partition_directory: str
     validation_directory: str | None
@@ -378,6 +480,10 @@ class TrainRandomEffect(Task):
     """Directories of the offsets of all home shards, in shard order."""
     shards: int
     validation_shards: int
+    sparsity_threshold: float = 0.0
+    """Coefficients of features that are not larger are left out."""
+    initial: str | None = None
+    """Directory of the model to begin with, cut into the same partitions: what this data does not have is kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -402,7 +508,13 @@ class RandomEffectTrained(TaskResult):
     unconverged: tuple[Unconverged, ...]
     """At most 20, in id order."""
     validation_rows_unseen: int
-    """Validation rows whose entity was not seen in training: they score 0 here."""
+    """Validation rows whose entity has no model: they score 0 here."""
+    untrained: int = 0
+    """Entities without a model, having too few rows to be trained on."""
+    passive_rows: int = 0
+    """Rows that were scored, not trained on."""
+    carried_over: int = 0
+    """Entities of the initial model that this data did not train."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -415,6 +527,46 @@ class AssembleScores(Task):
     directory: str
     partitions: tuple[str, ...]
     """Directories of all partitions' training results, in partition order."""
+
+
+# ---- scoring with a model --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadFixedEffect(Task):
+    """Write a model's fixed effect as THETA_FILE, as scoring reads it."""
+
+    kind = "load_fixed_effect"
+    initial: str
+    coordinate: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedEffectLoaded(TaskResult):
+    """A fixed effect lies in the attempt's directory."""
+
+    coefficients: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScorePartition(Task):
+    """Score one partition's rows with the same partition of a model."""
+
+    kind = "score_partition"
+    role: Role
+    initial: str
+    coordinate: str
+    partition: int
+    partition_directory: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionScored(TaskResult):
+    """Scores of a partition lie in the attempt's directory, under the role's name."""
+
+    rows: int
+    rows_unseen: int
+    """Rows whose entity the model does not have: they score 0 here."""
 
 
 # ---- validation ------------------------------------------------------------------------------------------
@@ -588,6 +740,83 @@ class PublishFinished(TaskResult):
     removed_versions: tuple[int, ...]
 
 
+# ---- results in the layout of LinkedIn GDMix -------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClearResults(Task):
+    """Remove the results of an earlier job of the same output, and make room for those of this one."""
+
+    kind = "clear_results"
+    directories: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultsCleared(TaskResult):
+    """The directories are there, and empty."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteScores(Task):
+    """Write one home shard's scores of a coordinate as Avro."""
+
+    kind = "write_scores"
+    path: str
+    input: ShardInput
+    """The shard, with the other coordinates' scores that were its offset."""
+    own_scores: str
+    """Directory of the coordinate's own score block."""
+    uid: str
+    label: str
+    weight: str
+    integer_label: bool
+    """Whether labels are written as integers, as they are 0 or 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoresWritten(TaskResult):
+    """A score file is there."""
+
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteModelFile(Task):
+    """Write one coefficient file of a coordinate as Avro."""
+
+    kind = "write_model_file"
+    path: str
+    coordinate: str
+    effect: Literal["fixed_effect", "random_effect"]
+    directory: str
+    """Where COEFFICIENTS_FILE lies."""
+    index: str
+    bags: tuple[str, ...]
+    intercept: bool
+    task: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFileWritten(TaskResult):
+    """A model file is there."""
+
+    models: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteSummary(Task):
+    """Write a coordinate's metrics as JSON."""
+
+    kind = "write_summary"
+    path: str
+    values: dict[str, float | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryWritten(TaskResult):
+    """A summary is there."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoveWork(Task):
     """Delete the job's working files."""
@@ -605,6 +834,8 @@ RESULT_OF: dict[type[Task], type[TaskResult]] = {
     InspectData: DataInspected,
     IndexFeatures: FeaturesIndexed,
     MergeIndex: IndexMerged,
+    OpenModel: ModelOpened,
+    TakeIndex: IndexMerged,
     EncodeSplit: SplitEncoded,
     BuildShard: ShardBuilt,
     BuildPartition: PartitionBuilt,
@@ -615,6 +846,8 @@ RESULT_OF: dict[type[Task], type[TaskResult]] = {
     WriteOffsets: OffsetsWritten,
     TrainRandomEffect: RandomEffectTrained,
     AssembleScores: ShardScored,
+    LoadFixedEffect: FixedEffectLoaded,
+    ScorePartition: PartitionScored,
     MeasureShard: ShardMeasured,
     MergeRuns: RunsMerged,
     MeasureEntities: EntitiesMeasured,
@@ -622,6 +855,10 @@ RESULT_OF: dict[type[Task], type[TaskResult]] = {
     FinishModel: ModelFinished,
     PublishPart: PartPublished,
     FinishPublish: PublishFinished,
+    ClearResults: ResultsCleared,
+    WriteScores: ScoresWritten,
+    WriteModelFile: ModelFileWritten,
+    WriteSummary: SummaryWritten,
     RemoveWork: WorkRemoved,
 }
 """Every task and what it answers."""

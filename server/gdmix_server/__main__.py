@@ -20,6 +20,7 @@ from gdmix_core.logs import configure_logging  # noqa: E402
 from gdmix_core.parent_link import ParentLink  # noqa: E402
 from gdmix_server.server import Coordinator, ServerSettings, TlsFiles  # noqa: E402
 from gdmix_server.state.settings import MachineSettings  # noqa: E402
+from gdmix_server.uploads import MAX_UPLOAD_BYTES, MAX_UPLOAD_ROWS  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,26 @@ def _parser() -> argparse.ArgumentParser:
     add("--tls-client-ca", type=Path, help="PEM file of the authority that clients' certificates need")
     add("--insecure", action="store_true", help="listen beyond loopback without TLS and tokens")
     add("--data-root", action="append", default=[], help="jobs may name paths below it only; repeatable")
+    add(
+        "--uploads",
+        type=Path,
+        metavar="DIRECTORY",
+        help="uploaded scores (default: below the state directory)",
+    )
+    add(
+        "--max-upload-bytes",
+        type=_count,
+        default=MAX_UPLOAD_BYTES,
+        metavar="BYTES",
+        help="largest file of scores that is taken (default: %(default)s)",
+    )
+    add(
+        "--max-upload-rows",
+        type=_count,
+        default=MAX_UPLOAD_ROWS,
+        metavar="ROWS",
+        help="most rows that a file of scores may have (default: %(default)s)",
+    )
     add("--workers-wait-seconds", type=_positive, default=60.0, help="how long a job waits for any worker")
     add(
         "--lease-seconds",
@@ -98,6 +119,13 @@ def _positive(text: str) -> float:
     value = float(text)
     if not 0.0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
     return value
 
 
@@ -121,6 +149,9 @@ def _settings(options: argparse.Namespace) -> ServerSettings:
         tls=tls,
         insecure=options.insecure,
         data_roots=tuple(options.data_root),
+        uploads=None if options.uploads is None else options.uploads.expanduser().absolute(),
+        max_upload_bytes=options.max_upload_bytes,
+        max_upload_rows=options.max_upload_rows,
         machine=MachineSettings(
             workers_wait_seconds=options.workers_wait_seconds,
             lease_seconds=options.lease_seconds,

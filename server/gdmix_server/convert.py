@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import numpy as np
@@ -34,6 +35,7 @@ from gdmix_server.state.model import (
 )
 from gdmix_server.state.workers import WorkerView
 from gdmix_server.stores import ModelVersion
+from gdmix_server.uploads import ScoresUpload, UploadHeader
 
 _STATES: Final = {
     JobState.QUEUED: training_pb2.JOB_STATE_QUEUED,
@@ -124,6 +126,8 @@ def coordinate_to_proto(report: CoordinateReport) -> training_pb2.CoordinateRepo
         seconds=report.seconds,
         validation=[metric_to_proto(metric) for metric in report.validation],
         kept=report.kept,
+        trial=report.trial,
+        trial_values=dict(report.trial_values),
         **{"pass": report.pass_number},
     )
 
@@ -144,6 +148,8 @@ def coordinate_from_proto(message: training_pb2.CoordinateReport) -> CoordinateR
         seconds=message.seconds,
         validation=tuple(metric_from_proto(metric) for metric in message.validation),
         kept=message.kept,
+        trial=message.trial,
+        trial_values=dict(sorted(message.trial_values.items())),
     )
 
 
@@ -396,3 +402,61 @@ def outgoing_to_proto(
 def first_chunk_to_proto(array: npt.NDArray[Any], data: bytes) -> worker_pb2.ArrayChunk:
     """Return the first chunk of an array, which says what it is."""
     return worker_pb2.ArrayChunk(dtype=wire_dtype(array), shape=list(np.shape(array)), data=data)
+
+
+# ---- uploads ---------------------------------------------------------------------------------------------
+
+
+def upload_header_from_proto(message: training_pb2.UploadScoresRequest | None) -> UploadHeader:
+    """Return the header of an upload, from its first message.
+
+    Raises:
+        UsageError: there is none, or it holds something else.
+    """
+    if message is None or not message.HasField("header"):
+        raise UsageError("header: missing; it is the first message of an upload")
+    header = message.header
+    return UploadHeader(
+        name=header.name,
+        format=header.format,
+        uid_column=header.uid_column or "uid",
+        score_column=header.score_column or "score",
+        byte_size=header.byte_size,
+        sha256=header.sha256,
+        role=header.role,
+        replace=header.replace,
+        offset=header.offset,
+    )
+
+
+async def upload_data_from_proto(
+    messages: AsyncIterator[training_pb2.UploadScoresRequest],
+) -> AsyncIterator[bytes]:
+    """Yield the bytes of the messages behind the header.
+
+    Raises:
+        UsageError: one of them is another header.
+    """
+    async for message in messages:
+        if message.HasField("header"):
+            raise UsageError("header: there twice; all messages behind the first one hold data")
+        yield message.data
+
+
+def upload_to_proto(upload: ScoresUpload) -> training_pb2.ScoresUpload:
+    """Return an upload as clients see it."""
+    ready, uploading = training_pb2.UPLOAD_STATE_READY, training_pb2.UPLOAD_STATE_UPLOADING
+    return training_pb2.ScoresUpload(
+        name=upload.name,
+        state=ready if upload.ready else uploading,
+        role=upload.role,
+        format=upload.format,
+        byte_size=upload.byte_size,
+        sha256=upload.sha256,
+        received=upload.received,
+        created_unix_seconds=upload.created,
+        rows=upload.rows,
+        min_score=upload.min_score,
+        max_score=upload.max_score,
+        mean_score=upload.mean_score,
+    )

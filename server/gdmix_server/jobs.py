@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gdmix_core.config import config_from_json, config_to_json
+from gdmix_core.config.paths import with_upload_paths
 from gdmix_core.errors import Conflict, UsageError
 from gdmix_server.interpreter import Interpreter
 from gdmix_server.permitted_paths import PermittedPaths
@@ -20,6 +21,7 @@ from gdmix_server.state.events import (
     JobSubmitted,
 )
 from gdmix_server.state.model import JobEvent, JobRow, Progress
+from gdmix_server.uploads import Uploads
 
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 10_000
@@ -37,8 +39,9 @@ class JobView:
 class Jobs:
     """All jobs of a coordinator."""
 
-    def __init__(self, interpreter: Interpreter, paths: PermittedPaths, store: str) -> None:
-        """Take the paths that jobs may name, and the store of jobs that name none; may be empty."""
+    def __init__(self, interpreter: Interpreter, paths: PermittedPaths, store: str, uploads: Uploads) -> None:
+        """Take the paths that jobs may name, the store of jobs that name none (may be empty), and the uploads."""
+        self._uploads = uploads
         self._interpreter = interpreter
         self._paths = paths
         self._store = store
@@ -50,6 +53,7 @@ class Jobs:
         Raises:
             UsageError: the request id or the config make no sense.
             NotPermitted: the config names a path outside of the data roots.
+            NotFound: the config names scores that were not uploaded.
         """
         known = self._interpreter.job_of_request(request_id)
         if known is not None:
@@ -124,6 +128,7 @@ class Jobs:
         if store.startswith("lmdb:") and "://" in config.output and not (config.store or self._store):
             raise Conflict("store: missing; with an output in an object store, name a redis:// store")
         self._paths.check_config(config)
+        config = await asyncio.to_thread(with_upload_paths, config, self._uploads.path_of)
         job_id = secrets.token_hex(6)
         await self._interpreter.request(
             JobSubmitted(

@@ -77,7 +77,7 @@ class Optimisation:
             rows=sum(stage.shard_rows),
             nonzeros=stage.nonzeros,
             solver=_solver(stage.solver),
-            variances=stage.variances,
+            variance=stage.variance,
         )
         self._driver.max_iterations = stage.max_iterations
         log_path.parent.mkdir(parents=True, exist_ok=True)

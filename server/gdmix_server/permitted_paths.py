@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from gdmix_core.config import JobConfig
+from gdmix_core.config.paths import map_paths
 from gdmix_core.errors import NotPermitted
 
 _GLOB: Final = frozenset("*?[")
@@ -26,11 +27,12 @@ class PermittedPaths:
         Raises:
             NotPermitted: one lies elsewhere; the message names its field.
         """
-        for position, path in enumerate(config.data.train):
-            self.check(path, f"data.train[{position}]")
-        for position, path in enumerate(config.data.validation):
-            self.check(path, f"data.validation[{position}]")
-        self.check(config.output, "output")
+
+        def checked(path: str, place: str) -> str:
+            self.check(path, place)
+            return path
+
+        map_paths(config, checked)
         if config.store is not None:
             self.check_store(config.store, "store")
 

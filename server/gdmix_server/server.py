@@ -29,10 +29,12 @@ from gdmix_server.servicer import ClusterFacts, TrainingServicer, WorkerServicer
 from gdmix_server.state.machine import StateMachine
 from gdmix_server.state.settings import MachineSettings
 from gdmix_server.stores import ModelStores
+from gdmix_server.uploads import MAX_UPLOAD_BYTES, MAX_UPLOAD_ROWS, Uploads
 
 logger = logging.getLogger(__name__)
 
 ENDPOINT_FILE: Final = "endpoint.json"
+UPLOADS_DIRECTORY: Final = "uploads"
 _HEARTBEATS_PER_LEASE: Final = 15
 _MAX_HEARTBEAT_SECONDS: Final = 1.0
 _GRACE_SECONDS: Final = 2.0
@@ -71,6 +73,12 @@ class ServerSettings:
     """Whether to listen on an address that others reach without TLS and tokens."""
     data_roots: tuple[str, ...] = ()
     """Below which jobs may read and write; none: anywhere."""
+    uploads: Path | None = None
+    """Directory of uploaded scores; None: `uploads` below the state directory."""
+    max_upload_bytes: int = MAX_UPLOAD_BYTES
+    """Largest file of scores that is taken."""
+    max_upload_rows: int = MAX_UPLOAD_ROWS
+    """Most rows that a file of scores may have."""
     machine: MachineSettings = field(default_factory=MachineSettings)
     """Times and bounds of the state machine."""
 
@@ -113,6 +121,12 @@ class Coordinator:
                 settings=self._settings.machine,
                 owner=self._journal.identity,
             )
+            self._uploads = Uploads(
+                self._settings.uploads or self._journal.directory / UPLOADS_DIRECTORY,
+                self._settings.max_upload_bytes,
+                self._settings.max_upload_rows,
+            )
+            await asyncio.to_thread(self._uploads.clean)
             self._interpreter = Interpreter(machine, self._journal)
             await self._interpreter.start()
             try:
@@ -145,7 +159,9 @@ class Coordinator:
         await self._health.enter_graceful_shutdown()
         self._interpreter.stories.end(Unavailable(_FAREWELL))
         self._interpreter.sessions.end(_FAREWELL)
+        self._uploads.end(Unavailable(_FAREWELL))
         await self._server.stop(_GRACE_SECONDS)
+        await self._uploads.close()
         await self._interpreter.stop()
         self._journal.close()
         logger.info("coordinator has stopped")
@@ -157,9 +173,9 @@ class Coordinator:
     def _chosen_program(self) -> Program:
         if self._program is not None:
             return self._program
-        from gdmix_server.program import training_program
+        from gdmix_server.program import job_program
 
-        return training_program
+        return job_program
 
     async def _listen(self) -> None:
         settings = self._settings
@@ -191,12 +207,12 @@ class Coordinator:
             lease_seconds=machine.lease_seconds,
         )
         interpreter = self._interpreter
-        jobs = Jobs(interpreter, paths, self._settings.store)
+        jobs = Jobs(interpreter, paths, self._settings.store, self._uploads)
         journal = self._journal
         stores = ModelStores(self._settings.store, journal.epoch, journal.identity, paths, interpreter.jobs)
         names = add_services(
             self._server,
-            TrainingServicer(jobs, stores, interpreter, facts),
+            TrainingServicer(jobs, stores, self._uploads, interpreter, facts),
             WorkerServicer(interpreter, facts),
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

@@ -19,6 +19,7 @@ from gdmix_server import convert, sessions
 from gdmix_server.interpreter import Interpreter
 from gdmix_server.jobs import Jobs
 from gdmix_server.stores import ModelStores
+from gdmix_server.uploads import Uploads
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +41,11 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
     """What people and programs ask."""
 
     def __init__(
-        self, jobs: Jobs, stores: ModelStores, interpreter: Interpreter, facts: ClusterFacts
+        self, jobs: Jobs, stores: ModelStores, uploads: Uploads, interpreter: Interpreter, facts: ClusterFacts
     ) -> None:
         self._jobs = jobs
         self._stores = stores
+        self._uploads = uploads
         self._interpreter = interpreter
         self._facts = facts
 
@@ -125,6 +127,36 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         """Delete an inactive version."""
         await asyncio.to_thread(self._stores.delete, request.store, request.model, request.version)
         return training_pb2.DeleteModelResponse()
+
+    async def UploadScores(
+        self, requests: AsyncIterable[training_pb2.UploadScoresRequest], context: Context
+    ) -> training_pb2.ScoresUpload:
+        """Take a file of scores."""
+        iterator = aiter(requests)
+        header = convert.upload_header_from_proto(await anext(iterator, None))
+        upload = await self._uploads.receive(header, convert.upload_data_from_proto(iterator))
+        return convert.upload_to_proto(upload)
+
+    async def GetUpload(
+        self, request: training_pb2.GetUploadRequest, context: Context
+    ) -> training_pb2.ScoresUpload:
+        """Return an upload, ready or not."""
+        upload = await asyncio.to_thread(self._uploads.get, request.name, request.sha256)
+        return convert.upload_to_proto(upload)
+
+    async def ListUploads(
+        self, request: training_pb2.ListUploadsRequest, context: Context
+    ) -> training_pb2.ListUploadsResponse:
+        """Return all uploads by name."""
+        uploads = await asyncio.to_thread(self._uploads.listed)
+        return training_pb2.ListUploadsResponse(uploads=map(convert.upload_to_proto, uploads))
+
+    async def DeleteUpload(
+        self, request: training_pb2.DeleteUploadRequest, context: Context
+    ) -> training_pb2.DeleteUploadResponse:
+        """Remove an upload."""
+        await self._uploads.delete(request.name)
+        return training_pb2.DeleteUploadResponse()
 
 
 class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):

@@ -21,6 +21,7 @@ ROLES = ("coordinator", "worker", "scorer")
 COMMANDS = {
     "quickstart",
     "validate",
+    "convert",
     "train",
     "up",
     "down",
@@ -31,10 +32,22 @@ COMMANDS = {
     "doctor",
     "data fetch",
     "data from-access-log",
+    *(f"scores {name}" for name in ("upload", "list", "show", "delete")),
     *(f"jobs {name}" for name in ("list", "show", "watch", "logs", "cancel", "resume", "delete")),
     *(
         f"models {name}"
-        for name in ("list", "show", "activate", "rollback", "delete", "publish", "verify", "alias")
+        for name in (
+            "list",
+            "show",
+            "activate",
+            "rollback",
+            "delete",
+            "publish",
+            "verify",
+            "alias",
+            "export",
+            "split",
+        )
     ),
 }
 
@@ -53,7 +66,7 @@ def test_these_are_the_commands() -> None:
     assert set(commands()) == COMMANDS
 
 
-@pytest.mark.parametrize("command", sorted({*COMMANDS, "", "jobs", "models", "data"} - set(ROLES)))
+@pytest.mark.parametrize("command", sorted({*COMMANDS, "", "jobs", "models", "data", "scores"} - set(ROLES)))
 def test_help(command: str) -> None:
     done = CliRunner().invoke(app, [*command.split(), "--help"])
     assert done.exit_code == 0

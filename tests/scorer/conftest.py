@@ -84,7 +84,7 @@ def build_model(
         "fixed_effect",
         ("user",),
         True,
-        2,
+        0 if external else 2,
         model="external" if external else "logistic_regression",
         rows=10,
     )
@@ -104,7 +104,10 @@ def build_model(
         work / "models" / "1",
         manifest,
         feature_index=work / "index.parquet",
-        coefficients={"global": [work / "global.parquet"], "per_user": [work / "per-user.parquet"]},
+        coefficients={
+            "global": [] if external else [work / "global.parquet"],
+            "per_user": [work / "per-user.parquet"],
+        },
         run={"job_id": "j1"},
     )
 

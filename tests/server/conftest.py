@@ -117,7 +117,7 @@ def fixed_effect_program(job: Any) -> Any:
         nonzeros=40 * SHARDS,
         l2="prepare/l2",
         solver="newton",
-        variances=False,
+        variance="none",
         max_iterations=50,
     )
     yield Report(notice=f"the solve {outcome.status}")

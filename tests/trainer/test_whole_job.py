@@ -124,14 +124,14 @@ class LocalJob:
             prior_mean=np.zeros_like(l2),
             loss=Loss(stage.loss),
         )
-        driver = choose_driver(problem, sum(stage.shard_rows), stage.nonzeros, "newton", stage.variances)
+        driver = choose_driver(problem, sum(stage.shard_rows), stage.nonzeros, "newton", stage.variance)
         step = driver.ask()
         while isinstance(step, EvaluationRequest):
             step = driver.tell(self.evaluate(stage, step))
         assert step.status is FixedEffectStatus.CONVERGED
         self.arrays[stage.theta] = step.theta
         if step.variances is not None:
-            self.arrays[stage.variance] = step.variances
+            self.arrays[stage.variances] = step.variances
         self.cache.drop(stage.name)
         assert len(self.cache) == 0
         return FixedEffectOutcome(
@@ -508,7 +508,7 @@ def test_a_model_directory_of_another_job_is_left_alone(job: LocalJob, root: Pat
         version=1,
         index=str(index),
         parts=(tasks.ModelPart(coordinate="global", directories=(str(index),)),),
-        manifest={"reproducible": True, "coordinates": {"global": {"dimension": 1}}},
+        manifest={"reproducible": True, "offset_column": None, "coordinates": {"global": {"dimension": 1}}},
     )
     results = [job.do(task, "publish.model", 0, {})[0] for _ in range(2)]
     assert results[0].directory == results[1].directory == str(first.parent / "1-fedcba98")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,14 @@ PATH_FIELDS = frozenset(
         "directories",
         "directory",
         "index",
+        "initial",
+        "metadata",
         "model_directory",
         "model_root",
+        "names",
         "offsets",
         "output",
+        "own_scores",
         "partials",
         "partition_directory",
         "partitions",
@@ -49,6 +53,8 @@ OTHER_TEXT_FIELDS = frozenset(
         "coordinate",
         "entity_column",
         "entity_columns",
+        "entity_sources",
+        "external",
         "features",
         "format",
         "groups",
@@ -61,15 +67,21 @@ OTHER_TEXT_FIELDS = frozenset(
         "name",
         "nulls",
         "offset",
+        "optional",
         "owner",
         "role",
         "run",
         "scale",
+        "score",
         "separator",
+        "source",
+        "sources",
         "task",
         "token",
         "uid",
         "unknown",
+        "values",
+        "variance",
         "weight",
         "weighting",
     }
@@ -133,18 +145,22 @@ def paths_of(task: Task) -> Iterator[str]:
 
 def _paths(value: Any, named: frozenset[str]) -> Iterator[str]:
     for name, inner in _members(value):
-        if isinstance(inner, str):
-            if name in named and inner:
-                yield inner
-        elif isinstance(inner, (tuple, list)):
-            for element in inner:
-                if isinstance(element, str):
-                    if name in named and element:
-                        yield element
-                else:
-                    yield from _paths(element, named)
-        else:
-            yield from _paths(inner, named)
+        yield from _paths_in(inner, name in named, named)
+
+
+def _paths_in(inner: Any, is_path: bool, named: frozenset[str]) -> Iterator[str]:
+    """Yield the paths in a field's value, which is text, or holds text, lists, mappings and dataclasses."""
+    if isinstance(inner, str):
+        if is_path and inner:
+            yield inner
+    elif isinstance(inner, (tuple, list)):
+        for element in inner:
+            yield from _paths_in(element, is_path, named)
+    elif isinstance(inner, Mapping):
+        for element in inner.values():
+            yield from _paths_in(element, is_path, named)
+    else:
+        yield from _paths(inner, named)
 
 
 def _members(value: Any) -> Iterator[tuple[str, Any]]:

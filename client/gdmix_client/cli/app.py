@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from gdmix_client.cli import cluster, data, jobs, models
+from gdmix_client.cli import cluster, data, jobs, models, scores
 from gdmix_client.cli.command_group import CommandGroup
+from gdmix_client.cli.convert import convert
 from gdmix_client.cli.doctor import doctor
 from gdmix_client.cli.printing import result
 from gdmix_client.cli.quickstart import quickstart
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.command()(quickstart)
 app.command()(validate)
+app.command()(convert)
 app.command()(train)
 app.command()(cluster.up)
 app.command()(cluster.down)
@@ -36,6 +38,7 @@ app.command(context_settings=cluster.PASS_ON)(cluster.scorer)
 app.command()(score)
 app.add_typer(jobs.commands, name="jobs")
 app.add_typer(models.commands, name="models")
+app.add_typer(scores.commands, name="scores")
 app.add_typer(data.commands, name="data")
 app.command()(doctor)
 

@@ -22,6 +22,13 @@ class DataSet(StrEnum):
     MOVIELENS_100K = "movielens-100k"
 
 
+class Layout(StrEnum):
+    """What the files look like."""
+
+    PARQUET = "parquet"
+    GDMIX = "gdmix"
+
+
 @commands.callback()
 def _group() -> None:
     pass
@@ -39,13 +46,21 @@ def fetch(
             "--from", metavar="PATH", help="A copy of ml-100k (zip or folder) instead of the network."
         ),
     ] = None,
+    layout: Annotated[
+        Layout,
+        typer.Option(
+            "--layout",
+            help="parquet: one file a split; gdmix: TFRecord files as in LinkedIn GDMix's example.",
+        ),
+    ] = Layout.PARQUET,
     json: JsonOption = False,
 ) -> None:
     """Download a data set and prepare it for training."""
     from gdmix_client.movielens import fetch_movielens
+    from gdmix_client.movielens_gdmix import fetch_movielens_gdmix
 
     assert data_set is DataSet.MOVIELENS_100K
-    done = fetch_movielens(directory, source)
+    done = (fetch_movielens if layout is Layout.PARQUET else fetch_movielens_gdmix)(directory, source)
     if json:
         result_document(
             {

@@ -200,7 +200,7 @@ def job_document(job: Job) -> dict[str, object]:
     """Return a job as `list --json` and `show --json` print it: that of `train --json` and more."""
     from gdmix_client.cli.report import train_document
 
-    document: dict[str, object] = train_document(job).model_dump(mode="json")
+    document: dict[str, object] = train_document(job).model_dump(mode="json", exclude_unset=True)
     return document | {
         "submitted": job.submitted,
         "started": job.started,

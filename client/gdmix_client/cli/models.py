@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json as json_format
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gdmix_client.cli.models_files import SourceArgument, export, model_directory, split
 from gdmix_client.cli.options import (
     CoordinatorOption,
     JsonOption,
@@ -18,11 +18,11 @@ from gdmix_client.cli.options import (
 )
 from gdmix_client.cli.printing import note, result, result_document, table
 from gdmix_client.cli.target import Target
-from gdmix_core.errors import ActivationConflict, NotFound, UsageError
+from gdmix_core.errors import ActivationConflict, UsageError
 
 if TYPE_CHECKING:
     from gdmix_client.types import Metric, ModelVersion
-    from gdmix_core.model import CoordinateManifest, ModelDirectory
+    from gdmix_core.model import CoordinateManifest
 
 commands = typer.Typer(
     help="Versions in a coefficient store: through the coordinator, or directly with --store or --output.",
@@ -142,10 +142,7 @@ def delete(
 
 @commands.command()
 def publish(
-    source: Annotated[
-        str,
-        typer.Argument(metavar="DIRECTORY|VERSION", help="A model directory, or a version below --output."),
-    ],
+    source: SourceArgument,
     store: StoreOption = None,
     output: OutputOption = None,
     activate_it: Annotated[
@@ -157,7 +154,7 @@ def publish(
     from gdmix_client.cli.model_source import open_directly
     from gdmix_core.model import publish_model
 
-    directory = _model_directory(source, output)
+    directory = model_directory(source, output)
     if store is None and output is None:
         raise UsageError("no store: give --store URL, or --output DIRECTORY for that of a job")
     with open_directly(Target(output=output), store, model=directory.manifest.model, create=True) as opened:
@@ -248,6 +245,10 @@ def alias(
             result(f"alias {name} of {model} points to version {version}")
 
 
+commands.command()(export)
+commands.command()(split)
+
+
 def version_document(version: ModelVersion) -> dict[str, object]:
     """Return a version as `list --json` and `show --json` print it."""
     return {
@@ -258,19 +259,6 @@ def version_document(version: ModelVersion) -> dict[str, object]:
         "aliases": list(version.aliases),
         "store": version.store,
     }
-
-
-def _model_directory(source: str, output: str | None) -> ModelDirectory:
-    from gdmix_core.model import open_model
-
-    path = Path(source)
-    if source.isascii() and source.isdigit() and not path.is_dir():
-        if output is None:
-            raise UsageError(f"version {source}: give the --output below which its model directory is")
-        path = Path(output) / "models" / source
-        if not path.is_dir():
-            raise NotFound(f"{path}: there is no such model version")
-    return open_model(path)
 
 
 def _manifest_table(version: ModelVersion) -> str:

@@ -92,9 +92,11 @@ def _score(job: Job, data: Path, config: Path, *, quiet: bool, json: bool) -> No
             note(f"no recommendations: the model of the changed {config} is not for these movies: {error}")
     if json:
         document = shown.QuickstartDocument(
-            **dict(train_document(job)), user_id=user and user.user_id, recommendations=best
+            **train_document(job).model_dump(exclude_unset=True),
+            user_id=user and user.user_id,
+            recommendations=best,
         )
-        result_document(document.model_dump(mode="json"))
+        result_document(document.model_dump(mode="json", exclude_unset=True))
     elif user is not None:
         again = shortened(str(config.absolute()))
         result(f"\n{shown.recommendations_text(user, job, best)}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -37,6 +38,17 @@ class CoordinateDocument(BaseModel):
     )
 
 
+class TrialDocument(BaseModel):
+    """One point of a search's grid, as measured after its last pass."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    trial: int = Field(ge=1)
+    values: dict[str, Any] = Field(description="Values by their place in the config.")
+    validation: dict[str, float | None] = Field(description="The whole model's metrics.")
+    kept: bool = Field(description="Whether the published model is this one.")
+
+
 class TrainDocument(BaseModel):
     """A training job that has come to an end; `validation` of the last coordinate is the whole model's."""
 
@@ -46,20 +58,57 @@ class TrainDocument(BaseModel):
     state: Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]
     model: ModelDocument
     coordinates: list[CoordinateDocument]
+    trials: list[TrialDocument] = Field(
+        default_factory=list,
+        description="Every trial of a search, in order; left out when nothing is searched.",
+    )
     output: str | None = Field(description="Directory of the model version; null when there is none.")
     seconds: float | None = Field(description="From start to end; null while the job has not ended.")
 
 
 def train_document(job: Job) -> TrainDocument:
-    """Return the document of a job."""
+    """Return the document of a job; dump it with `exclude_unset`."""
     published = job.published
     return TrainDocument(
         job_id=job.job_id,
         state=job.state.value,
         model=ModelDocument(name=job.model, version=published.version if published else None),
         coordinates=[_coordinate_document(report) for report in job.kept_coordinates],
+        **({"trials": trials} if (trials := _trials(job)) else {}),
         output=published.directory if published else None,
         seconds=job.seconds,
+    )
+
+
+def _trials(job: Job) -> list[TrialDocument]:
+    last = {report.trial: report for report in job.coordinates if report.trial}
+    kept = {report.trial for report in job.coordinates if report.kept}
+    return [
+        TrialDocument(
+            trial=number,
+            values={place: json.loads(value) for place, value in report.trial_values.items()},
+            validation={metric.name: metric.value for metric in report.validation},
+            kept=number in kept,
+        )
+        for number, report in sorted(last.items())
+    ]
+
+
+def trials_table(job: Job) -> str:
+    """Return the table of a search's trials: what each tried, and how the whole model measured."""
+    trials = _trials(job)
+    places = list(trials[0].values)
+    metrics = list(trials[0].validation)
+    rows = [
+        [
+            f"{one.trial}{' *' if one.kept else ''}",
+            *(str(one.values[place]) for place in places),
+            *("undefined" if (value := one.validation[name]) is None else f"{value:.4f}" for name in metrics),
+        ]
+        for one in trials
+    ]
+    return table(
+        ["trial", *places, *metrics], rows, numbers=range(1 + len(places), 1 + len(places) + len(metrics))
     )
 
 
@@ -103,6 +152,8 @@ def summary(job: Job) -> str:
     passes = max((report.pass_number for report in job.coordinates), default=0)
     kept = max((report.pass_number for report in job.kept_coordinates), default=0)
     lines = [coordinates_table(job), ""]
+    if any(report.trial for report in job.coordinates):
+        lines += [trials_table(job), "* measured best and is the one published.", ""]
     if any(report.validation for report in job.coordinates):
         lines.append(
             f"Metrics are of the model so far, on {job.validation_rows:,} validation rows; "

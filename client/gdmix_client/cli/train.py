@@ -69,15 +69,20 @@ def train(
 
 
 def read_config(path: Path, *, output: str | None = None, store: str | None = None) -> JobConfig:
-    """Read a job config, with what the command line says instead.
+    """Read a job config, or one of LinkedIn GDMix, with what the command line says instead.
+
+    What its author should know about how it was read goes to stderr.
 
     Raises:
         ConfigError: it has mistakes.
     """
-    from gdmix_core.config import load_config
+    from gdmix_core.config.load import load_with_notes
 
     said = {"output": output, "store": store}
-    return load_config(path, {key: value for key, value in said.items() if value is not None})
+    config, notes = load_with_notes(path, {key: value for key, value in said.items() if value is not None})
+    for line in notes:
+        note(f"{path}: {line}")
+    return config
 
 
 def run_to_the_end(config: JobConfig, *, workers: int | None, quiet: bool) -> Job:
@@ -132,7 +137,7 @@ def report_end(job: Job, *, json: bool, try_next: bool = True) -> None:
     from gdmix_client.types import JobState
 
     if json:
-        result_document(train_document(job).model_dump(mode="json"))
+        result_document(train_document(job).model_dump(mode="json", exclude_unset=True))
     elif job.state is JobState.SUCCEEDED:
         result("\n" + summary(job))
         if try_next:
@@ -144,7 +149,7 @@ def _report_queued(job: Job, target: Target, *, json: bool) -> None:
     if json:
         from gdmix_client.cli.report import train_document
 
-        result_document(train_document(job).model_dump(mode="json"))
+        result_document(train_document(job).model_dump(mode="json", exclude_unset=True))
     else:
         result(job.job_id)
     note(f"Watch it with: gdmix-cli jobs watch {job.job_id}{target.options}")

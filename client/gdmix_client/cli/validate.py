@@ -11,7 +11,7 @@ from gdmix_client.cli.printing import result, result_document, table
 from gdmix_client.cli.train import ConfigArgument
 
 if TYPE_CHECKING:
-    from gdmix_core.config import JobConfig
+    from gdmix_core.config import AnyCoordinate, JobConfig
 
 
 def validate(
@@ -64,9 +64,11 @@ def _inspect(config: JobConfig) -> dict[str, object]:
         ConfigError: files are not there, or columns' kinds cannot be told.
         DataError: columns are missing or of a wrong type, or there are no rows.
     """
+    from gdmix_core.config import ExternalEffect
     from gdmix_core.data.inspection import inspect_data
 
-    splits, encoding = inspect_data(config.data, config.features, entity_columns(config), config.task)
+    scores = {name: c.scores for name, c in config.coordinates.items() if isinstance(c, ExternalEffect)}
+    splits, encoding = inspect_data(config.data, config.features, entity_columns(config), config.task, scores)
     files = {role: {split.path for split in splits if split.role == role} for role in ("train", "validation")}
     return {
         "train_files": len(files["train"]),
@@ -76,17 +78,18 @@ def _inspect(config: JobConfig) -> dict[str, object]:
 
 
 def _coordinates(config: JobConfig) -> str:
-    from gdmix_core.config import FixedEffect
-
-    rows = [
-        [
-            name,
-            f"one model for all ({coordinate.fixed_effect})"
-            if isinstance(coordinate, FixedEffect)
-            else f"a model per {coordinate.random_effect}",
-            ", ".join(coordinate.features) or "intercept only",
-            str(coordinate.l2),
-        ]
-        for name, coordinate in config.coordinates.items()
-    ]
+    rows = [[name, *_described(coordinate)] for name, coordinate in config.coordinates.items()]
     return table(["coordinate", "what it is", "features", "l2"], rows)
+
+
+def _described(coordinate: AnyCoordinate) -> list[str]:
+    from gdmix_core.config import ExternalEffect, FixedEffect
+
+    if isinstance(coordinate, ExternalEffect):
+        return [f"scores of {coordinate.scores.train}", "", ""]
+    kind = (
+        f"one model for all ({coordinate.fixed_effect})"
+        if isinstance(coordinate, FixedEffect)
+        else f"a model per {coordinate.random_effect}"
+    )
+    return [kind, ", ".join(coordinate.features) or "intercept only", str(coordinate.l2)]

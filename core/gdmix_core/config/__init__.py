@@ -1,15 +1,17 @@
 """Job configs: models, reading, checking."""
 
-from gdmix_core.config.features import FeatureColumn, FeatureKind, columns_of_bags
-from gdmix_core.config.job import (
+from gdmix_core.config.coordinates import (
     AnyCoordinate,
-    Columns,
     Coordinate,
-    DataConfig,
+    ExternalEffect,
     FixedEffect,
-    JobConfig,
     RandomEffect,
+    ScoreFiles,
+    is_path,
 )
+from gdmix_core.config.data import Columns, DataConfig, DataFormat, Source
+from gdmix_core.config.features import FeatureColumn, FeatureKind, columns_of_bags
+from gdmix_core.config.job import JobConfig, with_values
 from gdmix_core.config.load import (
     config_digest,
     config_from_json,
@@ -24,16 +26,22 @@ __all__ = [
     "Columns",
     "Coordinate",
     "DataConfig",
+    "DataFormat",
+    "ExternalEffect",
     "FeatureColumn",
     "FeatureKind",
     "FixedEffect",
     "JobConfig",
     "RandomEffect",
+    "ScoreFiles",
+    "Source",
     "columns_of_bags",
     "config_digest",
     "config_from_json",
     "config_to_json",
+    "is_path",
     "load_config",
     "parse_config",
     "resolve_paths",
+    "with_values",
 ]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-FeatureKind = Literal["auto", "numeric", "categorical", "list", "text", "vector"]
+FeatureKind = Literal["auto", "numeric", "categorical", "list", "text", "vector", "name_term_value"]
 
 _OPTIONS_OF_KIND: dict[str, frozenset[str]] = {
     "auto": frozenset(),
@@ -15,7 +15,8 @@ _OPTIONS_OF_KIND: dict[str, frozenset[str]] = {
     "categorical": frozenset({"min_df"}),
     "list": frozenset({"separator", "min_df"}),
     "text": frozenset({"weighting", "min_df"}),
-    "vector": frozenset({"dimension"}),
+    "vector": frozenset({"dimension", "names"}),
+    "name_term_value": frozenset({"min_df"}),
 }
 
 
@@ -27,7 +28,7 @@ class FeatureColumn(BaseModel):
     column: Annotated[str, Field(min_length=1)]
     """Column of the data."""
     kind: FeatureKind = "auto"
-    """`auto` goes by the column's type: numbers numeric, strings and booleans categorical, lists list."""
+    """`auto` goes by the column's type: numbers numeric, strings and booleans categorical, lists list, ..."""
     scale: Literal["none", "standard"] = "none"
     """numeric: `standard` makes l2 act on the coefficient of the column divided by its standard deviation."""
     separator: Annotated[str, Field(min_length=1)] | None = None
@@ -35,9 +36,13 @@ class FeatureColumn(BaseModel):
     weighting: Literal["count", "tfidf"] = "count"
     """text: what a token's value is."""
     min_df: Annotated[int, Field(strict=True, ge=1)] = 1
-    """categorical, list, text: terms in fewer training rows than this are left out."""
+    """categorical, list, text, name_term_value: terms in fewer training rows than this are left out."""
     dimension: Annotated[int, Field(strict=True, ge=1, le=2**31 - 2)] | None = None
-    """vector: its length; required for sparse vectors, read off the data for dense ones."""
+    """vector: its length; required for sparse vectors, read off the data for dense ones and named ones."""
+    names: Annotated[str, Field(min_length=1)] | None = None
+    """vector: file with the name of each position, one `name,term` a line; models show and export them."""
+    source: Annotated[str, Field(min_length=1)] | None = None
+    """Which of `data.sources` holds the column; the first that has it, `data` before all, when absent."""
 
     @model_validator(mode="before")
     @classmethod
@@ -49,7 +54,7 @@ class FeatureColumn(BaseModel):
         fields = type(self).model_fields
         # Compared with the defaults, not with what was set: the canonical form on the wire sets every field.
         changed = {name for name in fields if getattr(self, name) != fields[name].default}
-        stray = sorted(changed - {"column", "kind"} - _OPTIONS_OF_KIND[self.kind])
+        stray = sorted(changed - {"column", "kind", "source"} - _OPTIONS_OF_KIND[self.kind])
         if stray:
             allowed = ", ".join(sorted(_OPTIONS_OF_KIND[self.kind])) or "none"
             raise ValueError(f"{', '.join(stray)} means nothing for kind {self.kind}; its options: {allowed}")

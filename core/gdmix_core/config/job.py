@@ -6,16 +6,19 @@ resolving paths is `gdmix_core.config.load`; nothing here touches the file syste
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from gdmix_core.config.coordinates import AnyCoordinate, Coordinate, ExternalEffect, FixedEffect
+from gdmix_core.config.data import DataConfig
 from gdmix_core.config.features import FeatureColumn, columns_of_bags
+from gdmix_core.config.strict import NAME_PATTERN, Strict, Switch, check_name
 
 Task = Literal["logistic_regression", "linear_regression", "poisson_regression"]
-DataFormat = Literal["auto", "parquet", "csv", "jsonl"]
-NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+MOST_TRIALS: Final = 1000
+SEARCHED_FIELDS: Final = ("l2", "regularize_bias", "sparsity_threshold")
+"""What trials may differ in: nothing that would need the data to be prepared anew."""
 DEFAULT_METRICS: dict[str, tuple[str, ...]] = {
     "logistic_regression": ("auc", "logloss"),
     "linear_regression": ("rmse",),
@@ -26,155 +29,6 @@ METRICS_OF_TASK: dict[str, tuple[str, ...]] = {
     "linear_regression": ("rmse", "mse"),
     "poisson_regression": ("poisson_deviance", "rmse", "mse"),
 }
-
-
-def check_name(name: str, what: str) -> str:
-    """Return `name` when it can be part of a path and of a store key, else raise ValueError."""
-    if NAME_PATTERN.fullmatch(name) is None:
-        raise ValueError(
-            f"{what} {name!r} is not a name: allowed are 1 to 64 letters, digits, '_', '.' and '-', "
-            "beginning with a letter or digit"
-        )
-    return name
-
-
-class Strict(BaseModel):
-    """Base of every config model: frozen, unknown keys are errors, no silent coercion of strings."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Columns(Strict):
-    """Which column of the data plays which role."""
-
-    uid: str = "uid"
-    """Unique int64 row id given by the user."""
-    label: str = "label"
-    """What the model predicts."""
-    weight: str | None = None
-    """Non-negative row weight; 1 for every row when absent."""
-    offset: str | None = None
-    """Known part of the linear predictor, added to every score; 0 when absent."""
-
-
-class DataConfig(Strict):
-    """Where the rows are."""
-
-    train: tuple[str, ...]
-    """Files, directories or globs of the training rows."""
-    validation: tuple[str, ...] = ()
-    """Files, directories or globs of the validation rows; none means no metrics."""
-    format: DataFormat = "auto"
-    """`auto` goes by the file names' endings."""
-    columns: Columns = Columns()
-    """Column roles."""
-    shards: Annotated[int, Field(strict=True, ge=1, le=65536)] | None = None
-    """Number of home shards of the training rows; chosen from the row count when absent."""
-
-    @field_validator("train", "validation", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
-    @field_validator("train", "validation")
-    @classmethod
-    def _not_blank(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if any(not path.strip() for path in value):
-            raise ValueError("an empty path; give a file, a directory or a glob")
-        return value
-
-    @field_validator("train")
-    @classmethod
-    def _at_least_one(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value:
-            raise ValueError("no training data; give at least one file, directory or glob")
-        return value
-
-
-Strength = Annotated[float, Field(strict=True, ge=0.0)]
-Switch = Annotated[bool, Field(strict=True)]
-
-
-def _kind_of_ridge(value: Any) -> str:
-    return "groups" if isinstance(value, dict) else "number"
-
-
-# Told apart by hand, so that a mistake is reported once and not for each member of the union.
-Ridge = Annotated[
-    Annotated[Strength, Tag("number")] | Annotated[dict[str, Strength], Tag("groups")],
-    Discriminator(_kind_of_ridge),
-]
-
-
-class Coordinate(Strict):
-    """What fixed and random effects have in common."""
-
-    features: tuple[str, ...] = ()
-    """Feature bags of this coordinate, concatenated in this order."""
-    intercept: Switch = True
-    """Whether coefficient 0 is an intercept."""
-    l2: Ridge = 1.0
-    """Ridge strength: a number, or a number per group: `default`, `intercept`, `<bag>`, `<bag>.<column>`."""
-    variance: Literal["none", "full"] = "none"
-    """`full` stores diag(H⁻¹), the posterior variance of every coefficient."""
-    max_iterations: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 100
-    """Bound on the optimiser's iterations; what stops there is reported as unconverged."""
-
-    @field_validator("features", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _something_to_fit(self) -> Coordinate:
-        if not self.features and not self.intercept:
-            raise ValueError("no features and no intercept: nothing to fit")
-        if len(set(self.features)) != len(self.features):
-            raise ValueError(f"features: a bag is named twice in {list(self.features)}")
-        return self
-
-
-class FixedEffect(Coordinate):
-    """One global model."""
-
-    fixed_effect: Literal["logistic_regression", "linear_regression", "poisson_regression"]
-    """The built-in generalized linear model; it must be the job's task."""
-    regularize_bias: Switch = False
-    """Whether l2 covers the intercept."""
-    max_iterations: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 2000
-    """Bound on the optimiser's iterations; what stops there is reported as unconverged."""
-    solver: Literal["auto", "newton", "lbfgs"] = "auto"
-    """`auto` takes exact Newton while its Hessian is affordable, L-BFGS beyond."""
-
-
-class RandomEffect(Coordinate):
-    """One small model for each entity: each user, each item, ..."""
-
-    random_effect: str
-    """Column that holds the entity id."""
-    regularize_bias: Switch = True
-    """Whether l2 covers the intercept; without it, entities whose labels are all alike run to infinity."""
-    partitions: Annotated[int, Field(strict=True, ge=1, le=65536)] | None = None
-    """Number of partitions; chosen from the row count when absent."""
-
-
-def _kind_of_coordinate(value: Any) -> str | None:
-    if isinstance(value, (FixedEffect, RandomEffect)):
-        return "fixed_effect" if isinstance(value, FixedEffect) else "random_effect"
-    if not isinstance(value, dict):
-        return None
-    named = [kind for kind in ("fixed_effect", "random_effect") if kind in value]
-    return named[0] if len(named) == 1 else None
-
-
-AnyCoordinate = Annotated[
-    Annotated[FixedEffect, Tag("fixed_effect")] | Annotated[RandomEffect, Tag("random_effect")],
-    Discriminator(
-        _kind_of_coordinate,
-        custom_error_type="coordinate_kind",
-        custom_error_message="a coordinate has exactly one of the keys fixed_effect and random_effect",
-    ),
-]
 
 
 class JobConfig(Strict):
@@ -202,6 +56,14 @@ class JobConfig(Strict):
     """Whether the published version becomes the active one."""
     keep: Annotated[int, Field(strict=True, ge=0, le=1000)] = 2
     """How many superseded versions stay for rollback."""
+    action: Literal["train", "inference"] = "train"
+    """`inference` trains nothing: it scores the rows with `initial_model`, measures, and writes the scores."""
+    initial_model: str | None = None
+    """Directory of a model version to begin with: what the data do not show any more is taken over from it."""
+    results: Literal["none", "gdmix"] = "none"
+    """`gdmix` writes scores, metrics and models as Avro and JSON below the output, as LinkedIn GDMix does."""
+    search: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    """A grid: values to try by place, say `coordinates.per_user.l2`; the best by the first metric is published."""
 
     @field_validator("model")
     @classmethod
@@ -220,10 +82,12 @@ class JobConfig(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> JobConfig:
         problems = [
+            *_data_problems(self),
             *_feature_problems(self),
             *_coordinate_problems(self),
             *_metric_problems(self),
         ]
+        problems = problems or search_problems(self)
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -232,6 +96,28 @@ class JobConfig(Strict):
     def effective_metrics(self) -> tuple[str, ...]:
         """The metrics computed: those given, else the task's usual ones."""
         return self.metrics or DEFAULT_METRICS[self.task]
+
+
+def _data_problems(config: JobConfig) -> list[str]:
+    data, inference = config.data, config.action == "inference"
+    problems = []
+    if not data.train and not (inference and data.validation):
+        problems.append("data.train: no training data; give at least one file, directory or glob")
+    if "label" in data.columns.optional and not inference:
+        problems.append("data.columns.optional: found label; training needs one; allowed are weight, offset")
+    if inference and config.initial_model is None:
+        problems.append("initial_model: missing; action inference needs a model to score with")
+    if inference and config.passes != 1:
+        problems.append(f"passes: found {config.passes}; nothing is trained with action inference")
+    for name, source in data.sources.items():
+        where = f"data.sources.{name}"
+        if NAME_PATTERN.fullmatch(name) is None:
+            problems.append(f"{where}: allowed are letters, digits, '_', '.' and '-'")
+        for role in ("train", "validation"):
+            if bool(getattr(source, role)) != bool(getattr(data, role)):
+                present, absent = ("data", where) if getattr(data, role) else (where, "data")
+                problems.append(f"{where}.{role}: {present} has {role} files, {absent} has none")
+    return problems
 
 
 def _feature_problems(config: JobConfig) -> list[str]:
@@ -247,6 +133,12 @@ def _feature_problems(config: JobConfig) -> list[str]:
             for name in sorted(set(names))
             if names.count(name) > 1
         )
+        problems.extend(
+            f"features.{bag}: column {column.column!r}: found source {column.source}; declared are "
+            f"{', '.join(config.data.sources) or 'none'}"
+            for column in columns
+            if column.source is not None and column.source not in config.data.sources
+        )
     return problems
 
 
@@ -258,6 +150,9 @@ def _coordinate_problems(config: JobConfig) -> list[str]:
         where = f"coordinates.{name}"
         if NAME_PATTERN.fullmatch(name) is None:
             problems.append(f"{where}: allowed are letters, digits, '_', '.' and '-'")
+        if isinstance(coordinate, ExternalEffect):
+            problems.extend(_score_problems(config, where, coordinate))
+            continue
         unknown = [bag for bag in coordinate.features if bag not in config.features]
         if unknown:
             allowed = ", ".join(config.features) or "none are declared"
@@ -269,6 +164,17 @@ def _coordinate_problems(config: JobConfig) -> list[str]:
         if isinstance(coordinate.l2, dict) and not unknown:
             problems.extend(_group_problems(config, where, coordinate))
     return problems
+
+
+def _score_problems(config: JobConfig, where: str, coordinate: ExternalEffect) -> list[str]:
+    if config.action == "inference" and not config.data.train:
+        return []
+    given, wanted = coordinate.scores.validation is not None, bool(config.data.validation)
+    if given == wanted:
+        return []
+    if wanted:
+        return [f"{where}.scores.validation: missing; the validation rows need scores as well"]
+    return [f"{where}.scores.validation: there are no validation rows (data.validation is empty)"]
 
 
 def _group_problems(config: JobConfig, where: str, coordinate: Coordinate) -> list[str]:
@@ -294,4 +200,79 @@ def _metric_problems(config: JobConfig) -> list[str]:
             )
     if len(set(config.metrics)) != len(config.metrics):
         problems.append(f"metrics: one stands twice in {list(config.metrics)}")
+    return problems
+
+
+def search_problems(config: JobConfig) -> list[str]:
+    """Return what is wrong with the grid: places that cannot vary, and values that are not allowed there."""
+    problems = []
+    trials = 1
+    for place, values in config.search.items():
+        trials *= max(1, len(values))
+        if not values:
+            problems.append(f"search.{place}: no values; give a list of at least one")
+        elif not _varies(config, place):
+            problems.append(
+                f"search.{place}: cannot be searched; allowed are passes, and of a trained coordinate "
+                f"{', '.join(f'coordinates.NAME.{field}' for field in SEARCHED_FIELDS)}"
+            )
+        else:
+            problems.extend(_value_problems(config, place, values))
+    if config.search and not (config.data.validation and config.action == "train"):
+        problems.append("search: the best trial is chosen on validation rows of a training; there are none")
+    if trials > MOST_TRIALS:
+        problems.append(f"search: {trials} trials; allowed: {MOST_TRIALS}")
+    return problems
+
+
+def with_values(config: JobConfig, values: dict[str, Any]) -> JobConfig:
+    """Return the config of one trial: the searched places set, nothing left to search.
+
+    Raises:
+        pydantic.ValidationError: a value is not allowed at its place.
+    """
+    document = config.model_dump(mode="json")
+    document["search"] = {}
+    for place, value in values.items():
+        first, *rest = place.split(".")
+        if first == "passes":
+            document["passes"] = value
+            continue
+        name, field, group = _parts(".".join(rest))
+        coordinate = document["coordinates"][name]
+        if group:
+            ridge = coordinate[field]
+            ridge = dict(ridge) if isinstance(ridge, dict) else {"default": ridge}
+            coordinate[field] = ridge | {group: value}
+        else:
+            coordinate[field] = value
+    return JobConfig.model_validate(document)
+
+
+def _parts(place: str) -> tuple[str, str, str]:
+    """Cut `<coordinate>.<field>[.<group>]`; a coordinate's name may hold dots, a group as well."""
+    for field in SEARCHED_FIELDS:
+        name, found, group = place.partition(f".{field}")
+        if found and (not group or group.startswith(".")):
+            return name, field, group.removeprefix(".")
+    return place, "", ""
+
+
+def _varies(config: JobConfig, place: str) -> bool:
+    if place == "passes":
+        return True
+    first, _, rest = place.partition(".")
+    name, field, group = _parts(rest)
+    known = first == "coordinates" and isinstance(config.coordinates.get(name), Coordinate)
+    return known and bool(field) and (not group or field == "l2")
+
+
+def _value_problems(config: JobConfig, place: str, values: tuple[Any, ...]) -> list[str]:
+    problems = []
+    for position, value in enumerate(values):
+        try:
+            with_values(config, {place: value})
+        except ValidationError as error:
+            message = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+            problems.append(f"search.{place}[{position}]: found {value!r}; {message}")
     return problems

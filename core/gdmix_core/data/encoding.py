@@ -10,7 +10,7 @@ import functools
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import compress, pairwise
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -30,7 +30,8 @@ from gdmix_core.data.column_values import (
 )
 from gdmix_core.data.csr import SparseRows, place_rows
 from gdmix_core.data.feature_index import FeatureIndex, IndexedColumn
-from gdmix_core.data.readers import RowBatch, needed_columns, read_split
+from gdmix_core.data.name_term_values import name_term_values
+from gdmix_core.data.readers import RowBatch, entity_columns, needed_columns, number_columns, read_split
 from gdmix_core.data.row_checks import (
     BatchRows,
     Fault,
@@ -45,7 +46,7 @@ from gdmix_core.data.sparse_columns import numeric_rows, one_hot_rows, summed_ro
 from gdmix_core.data.spill import EncodedRows, EntityColumn
 from gdmix_core.data.term_table import TermTable
 from gdmix_core.errors import DataError, InternalError
-from gdmix_core.tasks import EncodingSpec, Split
+from gdmix_core.tasks import MAIN_SOURCE, EncodingSpec, Split
 
 Float64Array: TypeAlias = npt.NDArray[np.float64]
 Int32Array: TypeAlias = npt.NDArray[np.int32]
@@ -96,7 +97,8 @@ class RowEncoder:
     def __init__(self, index: FeatureIndex) -> None:
         self._index = index
         self._tables = tuple(
-            None if column.terms is None else TermTable.of(column.terms) for column in index.columns
+            None if column.terms is None or column.column.kind == "vector" else TermTable.of(column.terms)
+            for column in index.columns
         )
 
     def only(self, columns: Collection[str]) -> RowEncoder:
@@ -104,10 +106,17 @@ class RowEncoder:
 
         The bags that it joins are those of its columns, with the same numbers of features.
         """
-        kept = [i for i, column in enumerate(self._index.columns) if column.column.column in columns]
+        return self._part([column.column.column in columns for column in self._index.columns])
+
+    def of_source(self, encoding: EncodingSpec, source: str) -> RowEncoder:
+        """Return the encoder of the columns that lie in one source; it shares this one's term tables."""
+        held = {(c.bag, c.column.column) for c in encoding.columns if c.source == source}
+        return self._part([(c.bag, c.column.column) in held for c in self._index.columns])
+
+    def _part(self, kept: Sequence[bool]) -> RowEncoder:
         part = RowEncoder.__new__(RowEncoder)
-        part._index = replace(self._index, columns=tuple(self._index.columns[i] for i in kept))
-        part._tables = tuple(self._tables[i] for i in kept)
+        part._index = replace(self._index, columns=tuple(compress(self._index.columns, kept)))
+        part._tables = tuple(compress(self._tables, kept))
         return part
 
     def encode(self, columns: Mapping[str, pa.Array], rows: int) -> EncodedFeatures:
@@ -144,15 +153,15 @@ def encode_split(split: Split, encoding: EncodingSpec, index: FeatureIndex) -> E
         DataError: The split cannot be read, or rows hold what is not allowed: one message for all columns,
             with the first offending rows of each.
     """
-    pieces = _Pieces(encoding, RowFaults(split.path))
-    encoder = _encoder_of(index)
-    needed = needed_columns(encoding)
+    pieces = _Pieces(encoding, split.source, RowFaults(split.path))
+    encoder = _encoder_of(index).of_source(encoding, split.source)
+    needed = needed_columns(encoding, split.source)
     for part in read_split(split, needed):
         arrays = dict(zip(part.batch.schema.names, part.batch.columns, strict=True))
         with in_file(split.path):
             pieces.add(part, arrays, encoder)
     pieces.problems.raise_if_any()
-    return EncodedSplit(pieces.joined(split.path, encoder), _sorted(pieces.nulls), _sorted(pieces.unknown))
+    return EncodedSplit(pieces.joined(split, encoder), _sorted(pieces.nulls), _sorted(pieces.unknown))
 
 
 @functools.lru_cache(maxsize=2)
@@ -166,23 +175,22 @@ class _Pieces:
     """The encoded batches of a split."""
 
     encoding: EncodingSpec
+    source: str
     problems: RowFaults
     nulls: Counter[str] = field(default_factory=Counter)
     unknown: Counter[str] = field(default_factory=Counter)
     uid: list[Int64Array] = field(default_factory=list)
-    label: list[Float64Array] = field(default_factory=list)
-    weight: list[Float64Array] = field(default_factory=list)
-    offset: list[Float64Array] = field(default_factory=list)
     row: list[Int64Array] = field(default_factory=list)
+    numbers: dict[str, list[Float64Array]] = field(default_factory=dict)
     entities: dict[str, list[EntityColumn]] = field(default_factory=dict)
     features: list[EncodedFeatures] = field(default_factory=list)
 
     def add(self, part: RowBatch, arrays: Mapping[str, pa.Array], encoder: RowEncoder) -> None:
         """Check and encode a batch."""
-        roles, rows = self.encoding.data.columns, part.batch.num_rows
-        uid, known, faults = uid_values(arrays[roles.uid], roles.uid)
-        faults += self._numbers(arrays, rows)
-        for column in self.encoding.entity_columns:
+        rows, uid_column = part.batch.num_rows, self.encoding.uid_column(self.source)
+        uid, known, faults = uid_values(arrays[uid_column], uid_column)
+        faults += self._add_numbers(arrays, rows)
+        for column in entity_columns(self.encoding, self.source):
             ids, wrong = entity_ids(arrays[column], column)
             faults += wrong
             self.nulls[column] += int(np.count_nonzero(ids.missing))
@@ -196,35 +204,44 @@ class _Pieces:
         self.uid.append(uid)
         self.row.append(np.arange(part.first_row, part.first_row + rows))
 
-    def _numbers(self, arrays: Mapping[str, pa.Array], rows: int) -> list[Fault]:
-        roles = self.encoding.data.columns
-        label, faults = _required(arrays[roles.label], roles.label)
-        faults += label_faults(roles.label, label, self.encoding.task)
-        weight, offset = np.ones(rows), np.zeros(rows)
-        if roles.weight is not None:
-            weight, wrong = _required(arrays[roles.weight], roles.weight)
-            faults += wrong + weight_faults(roles.weight, weight)
-        if roles.offset is not None:
-            offset, wrong = _required(arrays[roles.offset], roles.offset)
-            faults += wrong + finite_faults(roles.offset, offset)
-        self.label.append(label)
-        self.weight.append(weight)
-        self.offset.append(offset)
+    def _add_numbers(self, arrays: Mapping[str, pa.Array], rows: int) -> list[Fault]:
+        faults: list[Fault] = []
+        columns = number_columns(self.encoding, self.source)
+        for name, standing_in in self._defaults().items():
+            if name not in columns:
+                self.numbers.setdefault(name, []).append(np.full(rows, standing_in))
+        for name, column in columns.items():
+            values, wrong = _required(arrays[column], column)
+            faults += wrong
+            if name == "label":
+                faults += label_faults(column, values, self.encoding.task)
+            elif name == "weight":
+                faults += weight_faults(column, values)
+            else:
+                faults += finite_faults(column, values)
+            self.numbers.setdefault(name, []).append(values)
         return faults
 
-    def joined(self, source: str, encoder: RowEncoder) -> EncodedRows:
+    def _defaults(self) -> dict[str, float]:
+        return {"label": 0.0, "weight": 1.0, "offset": 0.0} if self.source == MAIN_SOURCE else {}
+
+    def joined(self, split: Split, encoder: RowEncoder) -> EncodedRows:
         """Return all batches as one."""
+        names = [*number_columns(self.encoding, self.source), *self._defaults()]
         return EncodedRows(
-            source=source,
+            source=split.path,
             uid=np.concatenate([np.empty(0, np.int64), *self.uid]),
-            label=np.concatenate([np.empty(0), *self.label]),
-            weight=np.concatenate([np.empty(0), *self.weight]),
-            offset=np.concatenate([np.empty(0), *self.offset]),
             row=np.concatenate([np.empty(0, np.int64), *self.row]),
+            numbers={
+                name: np.concatenate([np.empty(0), *self.numbers.get(name, [])])
+                for name in dict.fromkeys(names)
+            },
             entities={
-                column: _joined_ids(self.entities.get(column, [])) for column in self.encoding.entity_columns
+                column: _joined_ids(self.entities.get(column, []))
+                for column in entity_columns(self.encoding, self.source)
             },
             bags=encoder.join(self.features),
+            passive=split.passive,
         )
 
 
@@ -247,6 +264,13 @@ def _encode_column(
         return summed_rows(vectors.ptr, vectors.indices, vectors.values)
     if table is None:
         raise InternalError(f"column {name!r}: kind {kind} has no terms")
+    if kind == "name_term_value":
+        found = name_term_values(array, name)
+        result.faults.extend(found.faults)
+        _count(result.nulls, key, found.null_rows)
+        places = found.keys.translate(table.find(found.keys.strings))
+        _count(result.unknown, key, int(np.count_nonzero(places < 0)) - found.keys.missing)
+        return summed_rows(found.ptr, places, found.values)
     if kind == "categorical":
         terms = term_values(array, name)
         indices = terms.translate(table.find(terms.strings))

@@ -29,6 +29,7 @@ from gdmix_core.data.feature_index_partial import (
     merge_partial_indexes,
     write_partial_index,
 )
+from gdmix_core.data.feature_names import TERM_SEPARATOR, read_feature_names
 from gdmix_core.data.input_files import file_faults
 from gdmix_core.data.readers import count_rows
 from gdmix_core.errors import DataError, InternalError
@@ -76,7 +77,8 @@ class IndexedColumn:
         dimension: Length of a vector; None for other kinds.
         start: Number inside the bag of the column's first feature.
         size: Number of its features.
-        terms: Terms by feature, sorted; None for numeric and vector columns.
+        terms: Terms by feature, sorted; the names of a vector's positions, where it has some, in their order;
+            None for numeric columns. Of name-term-value columns and named vectors a term is name, byte 1, term.
         document_frequency: int64[size], training rows that have the term; None for numeric and vector.
         mean: Mean over the training rows, nulls as 0; numeric only.
         standard_deviation: Of the training rows (divided by their number); numeric only.
@@ -248,12 +250,15 @@ def index_split(split: Split, encoding: EncodingSpec, output_dir: str | Path) ->
         DataError: The split cannot be read, or features hold values that are not allowed.
     """
     if split.role == "validation":
-        return count_rows(split, encoding.data.columns.uid)
+        return count_rows(split, encoding.uid_column(split.source))
     return write_partial_index(split, encoding, output_dir)
 
 
 def merge_index(
-    encoding: EncodingSpec, partial_dirs: Sequence[str | Path], output_dir: str | Path
+    encoding: EncodingSpec,
+    partial_dirs: Sequence[str | Path],
+    output_dir: str | Path,
+    initial: FeatureIndex | None = None,
 ) -> tuple[dict[str, int], str]:
     """Merge the partial indexes of all training splits into `FEATURE_INDEX_FILE`.
 
@@ -261,6 +266,7 @@ def merge_index(
         encoding: As given to `index_split`.
         partial_dirs: Where `index_split` wrote, in split order.
         output_dir: Where the index goes.
+        initial: The index of a model to begin with, whose terms stay.
 
     Returns:
         Features by bag, in the encoding's order, and the schema fingerprint.
@@ -275,7 +281,7 @@ def merge_index(
     for one in ordered:
         same_bag = columns and columns[-1].bag == one.resolved.bag
         start = columns[-1].start + columns[-1].size if same_bag else 0
-        columns.append(_indexed(one, start, rows))
+        columns.append(_with_terms_of(initial, _indexed(one, start, rows), rows))
     index = FeatureIndex(tuple(columns), rows, fingerprint(columns))
     sizes = index.bag_sizes
     bags = dict.fromkeys(resolved.bag for resolved in encoding.columns)
@@ -298,10 +304,15 @@ def fingerprint(columns: Sequence[IndexedColumn]) -> str:
     return digest.hexdigest()[:16]
 
 
+def _are_names(terms: ByteStrings) -> bool:
+    """Return whether a vector's terms are names, not positions: all names hold a byte 1."""
+    return bool(len(terms)) and TERM_SEPARATOR.encode() in terms[0]
+
+
 def _description(column: IndexedColumn) -> dict[str, Any]:
     return {
         "bag": column.bag,
-        "column": column.column.model_dump(mode="json", exclude_defaults=True),
+        "column": column.column.model_dump(mode="json", exclude_defaults=True, exclude={"names", "source"}),
         "dimension": column.dimension,
         "size": column.size,
     }
@@ -313,7 +324,12 @@ def _indexed(statistics: ColumnStatistics, start: int, rows: int) -> IndexedColu
     if column.kind == "vector":
         if resolved.dimension is None:
             raise InternalError(f"column {column.column!r}: a vector without a dimension")
-        return IndexedColumn(bag, column, resolved.dimension, start, resolved.dimension)
+        names = None if column.names is None else read_feature_names(column.names)
+        if names is not None and len(names) != resolved.dimension:
+            raise DataError(
+                f"{column.names}: names {len(names)} features where there were {resolved.dimension}"
+            )
+        return IndexedColumn(bag, column, resolved.dimension, start, resolved.dimension, names)
     if column.kind == "numeric":
         count, mean, squares = (float(value) for value in statistics.moments)
         deviation = math.sqrt(squares / count) if count else 0.0
@@ -330,6 +346,25 @@ def _indexed(statistics: ColumnStatistics, start: int, rows: int) -> IndexedColu
     if column.kind == "text" and column.weighting == "tfidf":
         idf = np.log((1.0 + rows) / (1.0 + frequency)) + 1.0
     return IndexedColumn(bag, column, None, start, len(terms), terms, frequency, idf=idf)
+
+
+def _with_terms_of(initial: FeatureIndex | None, column: IndexedColumn, rows: int) -> IndexedColumn:
+    """Return a column with the terms that it has in an earlier index as well."""
+    old = (
+        next(
+            (c for c in initial.columns if (c.bag, c.column.column) == (column.bag, column.column.column)),
+            None,
+        )
+        if initial is not None
+        else None
+    )
+    if old is None or old.terms is None or column.terms is None or column.document_frequency is None:
+        return column
+    terms, places = ByteStrings.concatenate([column.terms, old.terms]).group()
+    frequency = np.zeros(len(terms), np.int64)
+    frequency[places[: column.size]] = column.document_frequency
+    idf = None if column.idf is None else np.log((1.0 + rows) / (1.0 + frequency)) + 1.0
+    return replace(column, size=len(terms), terms=terms, document_frequency=frequency, idf=idf)
 
 
 def _repeated(text: str, count: int) -> pa.Array:
@@ -392,7 +427,8 @@ def _read_column(column: IndexedColumn, part: pa.Table) -> IndexedColumn:
         return chunks.chunk(0) if chunks.num_chunks else pa.array([], chunks.type)
 
     if column.column.kind == "vector":
-        return column
+        names = byte_strings(array("term"))
+        return replace(column, terms=names if _are_names(names) else None)
     if column.column.kind == "numeric":
         mean, deviation = array("mean")[0].as_py(), array("standard_deviation")[0].as_py()
         return replace(column, mean=mean, standard_deviation=deviation)

@@ -8,7 +8,7 @@ split, in order, so another cut may change their last bits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from gdmix_core.data.array_file import Arrays, read_segment, write_arrays
+from gdmix_core.data.array_file import ArrayFile, Arrays, write_arrays
 from gdmix_core.data.arrow_strings import byte_strings
 from gdmix_core.data.byte_strings import ByteStrings
 from gdmix_core.data.column_values import (
@@ -26,19 +26,19 @@ from gdmix_core.data.column_values import (
     term_values,
     text_values,
     uid_values,
-    vector_values,
 )
-from gdmix_core.data.readers import needed_columns, read_split
+from gdmix_core.data.name_term_values import name_term_values
+from gdmix_core.data.readers import count_rows, needed_columns, read_split
 from gdmix_core.data.row_checks import BatchRows, Fault, RowFaults, finite_faults, in_file
 from gdmix_core.data.sparse_columns import add_moments, summed_rows
 from gdmix_core.errors import InternalError
-from gdmix_core.tasks import PARTIAL_INDEX_FILE, EncodingSpec, ResolvedColumn, Split
+from gdmix_core.tasks import MAIN_SOURCE, PARTIAL_INDEX_FILE, EncodingSpec, ResolvedColumn, Split
 
 Float64Array: TypeAlias = npt.NDArray[np.float64]
 Int32Array: TypeAlias = npt.NDArray[np.int32]
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 
-PARTIAL_FORMAT: Final = 1
+PARTIAL_FORMAT: Final = 2
 _COMPACT_FROM: Final = 1 << 20
 
 
@@ -72,7 +72,7 @@ class TermCounter:
 
 @dataclass(slots=True)
 class ColumnStatistics:
-    """What is gathered about one column: terms, or moments, or nothing for a vector."""
+    """What is gathered about one column: terms, or moments; nothing for a vector."""
 
     resolved: ResolvedColumn
     terms: TermCounter = field(default_factory=TermCounter)
@@ -88,15 +88,16 @@ class ColumnStatistics:
             if not faults:
                 add_moments(self.moments, np.ascontiguousarray(numbers.values))
             return faults
-        if column.kind == "vector":
-            if self.resolved.dimension is None:
-                raise InternalError(f"column {name!r}: a vector without a dimension")
-            return vector_values(array, name, self.resolved.dimension).faults
         if column.kind == "categorical":
             self.terms.add(*document_counts(term_values(array, name), None))
         elif column.kind == "list":
             lists = list_values(array, name, column.separator)
             self.terms.add(*document_counts(lists.items, lists.ptr))
+        elif column.kind == "name_term_value":
+            found = name_term_values(array, name)
+            if not found.faults:
+                self.terms.add(*document_counts(found.keys, found.ptr))
+            return found.faults
         elif column.kind == "text":
             lists = text_values(array, name)
             self.terms.add(*document_counts(lists.items, lists.ptr))
@@ -149,10 +150,15 @@ def write_partial_index(split: Split, encoding: EncodingSpec, output_dir: str | 
     Raises:
         DataError: The split cannot be read, or features hold values that are not allowed.
     """
-    statistics = [ColumnStatistics(resolved) for resolved in encoding.columns]
-    needed = needed_columns(encoding, features_only=True)
+    held = [number for number, column in enumerate(encoding.columns) if _is_gathered(column, split.source)]
+    if not held:
+        rows = count_rows(split, encoding.uid_column(split.source))
+        return _write_partial(output_dir, split.source, rows, {})
+    columns = tuple(encoding.columns[number] for number in held)
+    needed = needed_columns(replace(encoding, columns=columns), split.source, features_only=True)
+    statistics = [ColumnStatistics(column) for column in columns]
     places = {column.name: place for place, column in enumerate(needed)}
-    uid_column = encoding.data.columns.uid
+    uid_column = encoding.uid_column(split.source)
     problems = RowFaults(split.path)
     rows = 0
     for part in read_split(split, needed):
@@ -164,10 +170,21 @@ def write_partial_index(split: Split, encoding: EncodingSpec, output_dir: str | 
             for column in statistics:
                 problems.add(column.add(part.batch.column(places[column.resolved.column.column])), names)
     problems.raise_if_any()
-    arrays: Arrays = {"rows": np.array([rows], np.int64)}
-    for number, column in enumerate(statistics):
+    arrays: Arrays = {}
+    for number, column in zip(held, statistics, strict=True):
         arrays |= _arrays(number, column)
-    write_arrays(Path(output_dir) / PARTIAL_INDEX_FILE, [arrays], {"format": PARTIAL_FORMAT})
+    return _write_partial(output_dir, split.source, rows, arrays)
+
+
+def _is_gathered(column: ResolvedColumn, source: str) -> bool:
+    """Return whether anything is to be learned of a column: a vector's features are its positions."""
+    return column.source == source and column.column.kind != "vector"
+
+
+def _write_partial(output_dir: str | Path, source: str, rows: int, arrays: Arrays) -> int:
+    facts = {"format": PARTIAL_FORMAT, "source": source}
+    segment = {"rows": np.array([rows], np.int64), **arrays}
+    write_arrays(Path(output_dir) / PARTIAL_INDEX_FILE, [segment], facts)
     return rows
 
 
@@ -176,15 +193,22 @@ def merge_partial_indexes(
 ) -> tuple[int, list[ColumnStatistics]]:
     """Return the number of training rows and the statistics of every column, in the encoding's order.
 
+    Args:
+        encoding: What rows become.
+        partial_dirs: Where the partial indexes lie, in split order.
+
     Raises:
         DataError: A partial index cannot be read.
     """
     merged = [ColumnStatistics(resolved) for resolved in encoding.columns]
     rows = 0
     for directory in partial_dirs:
-        arrays = read_segment(Path(directory) / PARTIAL_INDEX_FILE)
-        rows += int(arrays["rows"][0])
+        with ArrayFile(Path(directory) / PARTIAL_INDEX_FILE) as file:
+            source, arrays = file.metadata["source"], file.segment(0)
+        rows += int(arrays["rows"][0]) if source == MAIN_SOURCE else 0
         for number, column in enumerate(merged):
+            if column.resolved.source != source:
+                continue
             kind = column.resolved.column.kind
             if kind == "numeric":
                 column.merge_moments(arrays[f"{number}:moments"])
@@ -198,7 +222,5 @@ def _arrays(number: int, column: ColumnStatistics) -> dict[str, npt.NDArray[Any]
     kind = column.resolved.column.kind
     if kind == "numeric":
         return {f"{number}:moments": column.moments}
-    if kind == "vector":
-        return {}
     strings, counts = column.terms.result()
     return strings.arrays(f"{number}:terms") | {f"{number}:counts": counts}

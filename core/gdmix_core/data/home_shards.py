@@ -1,8 +1,9 @@
 """Home shards: the rows whose uid hashes to one number, sorted by uid, laid out for all that read them.
 
-`build_home_shard` reads one segment of every encoded split and writes
+`build_home_shard` reads one segment of every encoded split, aligns the sources (`shard_rows`) and writes
 
 - the shard file: uid, label, weight, offset of every row;
+- for each external fixed effect the score block of its rows;
 - for each fixed effect a design file: the CSR rows of its bags in the coordinate's feature space;
 - for each grouping (a random effect, or a per-entity metric) a partition spill: the rows that have an entity,
   cut into the partitions that the entities hash to, with the coordinate's CSR rows.
@@ -13,7 +14,7 @@ Memory depends on the shard's size only. A row's id is (shard, position); layout
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -22,28 +23,27 @@ import numpy as np
 import numpy.typing as npt
 
 from gdmix_core.data.array_file import write_arrays
-from gdmix_core.data.byte_strings import ByteStrings
-from gdmix_core.data.csr import SparseRows, bag_shifts, place_rows
+from gdmix_core.data.csr import bag_shifts
 from gdmix_core.data.hashing import entity_partitions
 from gdmix_core.data.layout import DesignSpec, GroupingSpec
-from gdmix_core.data.spill import SpillSegment, read_spill
-from gdmix_core.errors import DataError, InternalError
+from gdmix_core.data.score_blocks import write_score_block
+from gdmix_core.data.shard_rows import Mismatch, ShardRows
 
 Int64Array = npt.NDArray[np.int64]
 
 SHARD_FORMAT: Final = 1
 DESIGN_FORMAT: Final = 1
-PARTITION_SPILL_FORMAT: Final = 1
-_NAMED_DUPLICATES: Final = 5
+PARTITION_SPILL_FORMAT: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HomeShardPaths:
-    """Where a home shard's files go; designs and groupings by their names."""
+    """Where a home shard's files go; designs and groupings by their names, score blocks by their source."""
 
     rows: Path
     designs: Mapping[str, Path]
     groupings: Mapping[str, Path]
+    scores: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +55,19 @@ class HomeShardSummary:
         weight: Sum of the rows' weights, added in row order.
         nonzeros: Stored entries by design.
         without_entity: Rows that have no entity, by grouping.
+        mismatches: Further sources whose uids are not those of the main one.
     """
 
     rows: int
     weight: float
     nonzeros: dict[str, int]
     without_entity: dict[str, int]
+    mismatches: Mapping[str, Mismatch]
 
 
 def build_home_shard(
     shard: int,
-    spills: Sequence[str | Path],
+    spills: Mapping[str, Sequence[str | Path]],
     paths: HomeShardPaths,
     *,
     designs: Sequence[DesignSpec],
@@ -76,7 +78,7 @@ def build_home_shard(
 
     Args:
         shard: The home shard's number.
-        spills: The encoded splits in split order; every one is read at this segment only.
+        spills: The encoded splits of each source in split order; every one is read at this segment only.
         paths: Where the files go; each appears by atomic rename.
         designs: The fixed effects' views to write.
         groupings: The groupings to write.
@@ -86,11 +88,13 @@ def build_home_shard(
         DataError: Two rows have the same uid, or a file cannot be read or written.
         InternalError: A spill does not hold what the specs ask for.
     """
-    gathered = _gather(shard, spills, bag_sizes)
-    rows = {name: gathered.column(name) for name in ("label", "weight", "offset")}
-    count = len(gathered.uid)
+    gathered = ShardRows.gather(shard, spills, bag_sizes)
+    rows = {name: gathered.main.column(name) for name in ("label", "weight", "offset")}
+    count = len(gathered)
     metadata = {"format": SHARD_FORMAT, "shard": shard, "rows": count}
     write_arrays(paths.rows, [{"uid": gathered.uid, **rows}], metadata)
+    for source, path in paths.scores.items():
+        write_score_block(path, shard, gathered.score(source))
     nonzeros = {}
     for design in designs:
         shifts, dimension = bag_shifts(design.bags, bag_sizes, design.intercept)
@@ -111,86 +115,21 @@ def build_home_shard(
         for grouping in groupings
     }
     weight = float(np.cumsum(rows["weight"])[-1]) if count else 0.0
-    return HomeShardSummary(count, weight, nonzeros, without_entity)
-
-
-@dataclass(frozen=True, slots=True)
-class _Gathered:
-    """One home shard's rows, still lying in the spills: `order` lists them by uid, `bounds` cuts it by spill.
-
-    `order[position]` is a row's place in the concatenated segments of the spills, `position_of` the inverse.
-    """
-
-    spills: list[SpillSegment]
-    bounds: Int64Array
-    uid: Int64Array
-    order: Int64Array
-    position_of: Int64Array
-
-    def column(self, name: str) -> npt.NDArray[np.float64]:
-        """Return a float64 column in row order."""
-        joined: npt.NDArray[np.float64] = np.concatenate([spill.arrays[name] for spill in self.spills])
-        return joined[self.order]
-
-    def place(
-        self, bags: Sequence[str], place_of: Int64Array, shifts: Sequence[int], rows: int
-    ) -> SparseRows:
-        """Join `bags` and put the row at each position to `place_of[position]`, -1 leaving it out."""
-        places = place_of[self.position_of]
-        destinations = [places[start:stop] for start, stop in pairwise(self.bounds)]
-        blocks = [[spill.bag(bag) for bag in bags] for spill in self.spills]
-        return place_rows(blocks, destinations, shifts, rows)
-
-
-def _gather(shard: int, paths: Sequence[str | Path], bag_sizes: Mapping[str, int]) -> _Gathered:
-    """Open the spills, check them, sort their rows by uid and refuse a uid that occurs twice."""
-    if not paths:
-        raise InternalError(f"home shard {shard} has no encoded splits")
-    spills = [read_spill(path, shard) for path in paths]
-    for spill in spills:
-        for bag in spill.bag_names:
-            if bag in bag_sizes:
-                spill.bag(bag).check(f"{spill.path}: feature bag {bag!r}", len(spill), bag_sizes[bag])
-    bounds = np.cumsum([0, *(len(spill) for spill in spills)]).astype(np.int64)
-    uid: Int64Array = np.concatenate([spill.arrays["uid"] for spill in spills])
-    order = np.argsort(uid, kind="stable")
-    uid = uid[order]
-    duplicates = np.flatnonzero(uid[1:] == uid[:-1])
-    if len(duplicates):
-        raise DataError(_duplicates_message(spills, bounds, uid, order, duplicates))
-    position_of = np.empty(len(order), np.int64)
-    position_of[order] = np.arange(len(order))
-    return _Gathered(spills, bounds, uid, order, position_of)
-
-
-def _duplicates_message(
-    spills: list[SpillSegment], bounds: Int64Array, uid: Int64Array, order: Int64Array, duplicates: Int64Array
-) -> str:
-    """Name up to five uids, each with file and row number (from 1) of its first two occurrences in input order."""
-
-    def place(position: int) -> str:
-        source = order[position]
-        k = int(np.searchsorted(bounds, source, side="right")) - 1
-        return f"{spills[k].source} row {spills[k].arrays['row'][source - bounds[k]] + 1}"
-
-    first = duplicates[np.concatenate([[True], uid[duplicates[1:]] != uid[duplicates[:-1]]])]
-    named = [f"uid {uid[i]} ({place(i)}; {place(i + 1)})" for i in first[:_NAMED_DUPLICATES]]
-    more = f"; and {len(first) - len(named)} more in this shard" if len(first) > len(named) else ""
-    return f"every row needs a uid of its own, but these occur more than once: {', '.join(named)}{more}"
+    return HomeShardSummary(count, weight, nonzeros, without_entity, gathered.mismatches)
 
 
 def _write_grouping(
     shard: int,
-    gathered: _Gathered,
+    gathered: ShardRows,
     rows: Mapping[str, npt.NDArray[Any]],
     spec: GroupingSpec,
     path: Path,
     bag_sizes: Mapping[str, int],
 ) -> int:
     """Write the partition spill of one grouping; return the number of rows without entity."""
-    columns = [spill.entity(spec.entity_column) for spill in gathered.spills]
-    present = np.flatnonzero(np.concatenate([column.missing for column in columns])[gathered.order] == 0)
-    ids = ByteStrings.concatenate([column.ids for column in columns]).take(gathered.order[present])
+    column = gathered.entity(spec.entity_column)
+    present = np.flatnonzero(column.missing == 0)
+    ids = column.ids.take(present)
     partition = entity_partitions(ids.data, ids.ptr, spec.partitions)
     by_partition = np.argsort(
         partition.astype(np.uint16) if spec.partitions <= 2**16 else partition, kind="stable"
@@ -204,6 +143,7 @@ def _write_grouping(
         place_of = np.full(len(gathered.uid), -1, np.int64)
         place_of[position] = np.arange(len(position))
         matrix = gathered.place(spec.bags, place_of, shifts, len(position))
+    sampled = _sampling(gathered, spec, position)
     without_entity = len(gathered.uid) - len(position)
     metadata = {
         "format": PARTITION_SPILL_FORMAT,
@@ -214,6 +154,8 @@ def _write_grouping(
         "without_entity": without_entity,
         "dimension": dimension,
         "intercept": spec.intercept,
+        "min_rows": spec.min_rows,
+        "max_rows": spec.max_rows,
     }
     label, weight = rows["label"][position], rows["weight"][position]
 
@@ -224,8 +166,21 @@ def _write_grouping(
                 **ids.slice(start, stop).arrays("entity"),
                 "label": label[start:stop],
                 "weight": weight[start:stop],
+                **{name: array[start:stop] for name, array in sampled.items()},
                 **({} if matrix is None else matrix.slice(start, stop).arrays()),
             }
 
     write_arrays(path, segments(), metadata)
     return without_entity
+
+
+def _sampling(gathered: ShardRows, spec: GroupingSpec, position: Int64Array) -> dict[str, npt.NDArray[Any]]:
+    """Return what decides which rows are trained on, at the positions; nothing when all are."""
+    if spec.bags is None:
+        return {}
+    active = gathered.active(spec.bags, spec.entity_column)
+    if active is None:
+        if spec.min_rows is None and spec.max_rows is None:
+            return {}
+        active = np.ones(len(gathered), np.bool_)
+    return {"uid": gathered.uid[position], "active": active[position].astype(np.uint8)}

@@ -16,7 +16,9 @@ from gdmix_core.errors import DataError
 BLOCK_BYTES: Final = 4 << 20
 """Text files are parsed in blocks of this size; a row must fit into one."""
 
-Use: TypeAlias = Literal["uid", "number", "entity", "categorical", "list", "text", "vector"]
+Use: TypeAlias = Literal[
+    "uid", "number", "entity", "categorical", "list", "text", "vector", "name_term_value"
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,29 +4,36 @@ Everything that can be known without reading all rows is found out here and repo
 that are absent or unreadable, columns that are missing, types that a use cannot take, kinds that `auto`
 cannot tell, and data sets without rows. Text files are judged by their first block; what comes after is
 checked on reading.
+
+The rows of a job may lie in several *sources*: `data` itself, the further ones of `data.sources`, and the
+files of scores of external fixed effects. Here every column is assigned to one of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 import pyarrow as pa
 
-from gdmix_core.config import DataConfig, FeatureColumn, FeatureKind
-from gdmix_core.data.column_values import number_values
-from gdmix_core.data.input_files import NeededColumn, opened_parquet
-from gdmix_core.data.inspection_files import InputFile, find_files
+from gdmix_core.config import DataConfig, FeatureColumn, FeatureKind, ScoreFiles
+from gdmix_core.config.data import Columns, Files
+from gdmix_core.data.feature_names import read_feature_names
+from gdmix_core.data.input_files import NeededColumn
+from gdmix_core.data.inspection_files import find_files
+from gdmix_core.data.inspection_heads import describe
 from gdmix_core.data.inspection_types import FileDescription, kind_of_type, type_problems
 from gdmix_core.data.readers import read_split
 from gdmix_core.errors import ConfigError, DataError
-from gdmix_core.tasks import EncodingSpec, ResolvedColumn, Role, Split
+from gdmix_core.tasks import MAIN_SOURCE, EncodingSpec, ResolvedColumn, Role, Split, score_source
 
 SPLIT_ROWS: Final = 500_000
 """Row groups of a Parquet file are put together into splits of at most this many rows."""
 
 Features: TypeAlias = Mapping[str, tuple[FeatureColumn, ...]]
+ROLES: Final[tuple[Role, ...]] = ("train", "validation")
+NO_SCORES: Final[Mapping[str, ScoreFiles]] = {}
 
 
 @dataclass(slots=True)
@@ -49,133 +56,141 @@ class _Problems:
 
 
 def inspect_data(
-    data: DataConfig, features: Features, entity_columns: tuple[str, ...], task: str
+    data: DataConfig,
+    features: Features,
+    entity_columns: tuple[str, ...],
+    task: str,
+    external: Mapping[str, ScoreFiles] = NO_SCORES,
 ) -> tuple[tuple[Split, ...], EncodingSpec]:
-    """Find the input, settle the kinds of its columns and cut it into splits.
+    """Find the input, settle the kinds and sources of its columns and cut it into splits.
 
     Args:
         data: Where the rows are; relative paths are relative to the current directory.
         features: Feature bags.
         entity_columns: Columns that hold entity ids.
         task: The job's task, which decides the labels allowed.
+        external: Files of scores by external fixed effect.
 
     Returns:
-        The splits, training first, each role in the order of its sorted paths; and what rows become.
+        The splits, training first, in each role the main source first and each source in the order of its
+        sorted paths; and what rows become.
 
     Raises:
         ConfigError: No file matches, or columns and config do not fit; all problems in one message.
         DataError: A file cannot be read, or a role has no rows.
+        MissingDependency: A format needs a package that is not installed.
     """
     problems = _Problems([], [])
-    described: list[FileDescription] = []
-    for role in ("train", "validation"):
-        described += _described(data, role, problems)
+    sources = _sources(data, external)
+    described = [
+        description
+        for role in ROLES
+        for source, (files, where) in sources.items()
+        for description in _described(files, role, source, where, problems)
+    ]
+    for role in ROLES:
+        for source, (_, where) in sources.items():
+            _check_rows(role, where, [d for d in described if (d.role, d.source) == (role, source)], problems)
     resolved = _resolved(features, described, problems)
-    names = frozenset(name for description in described for name in description.types)
-    for description in described:
-        problems.config += type_problems(description, data, resolved, entity_columns, names)
-    for role in ("train", "validation"):
-        _check_rows(role, described, problems)
+    encoding = EncodingSpec(
+        data=data.model_copy(update={"columns": _present_roles(data.columns, described)}),
+        columns=resolved,
+        entity_columns=entity_columns,
+        task=task,
+        entity_sources={
+            name: source
+            for name in entity_columns
+            if (source := _source_of(name, None, described)) != MAIN_SOURCE
+        },
+        external=dict(external),
+    )
+    for source in sources:
+        of_source = [description for description in described if description.source == source]
+        names = frozenset(name for description in of_source for name in description.types)
+        for description in of_source:
+            problems.config += type_problems(description, encoding, names)
     problems.raise_if_any()
-    splits = tuple(split for description in described for split in _splits(description))
+    splits = tuple(split for description in described for split in _splits(description, sources))
     columns = tuple(_with_dimension(column, splits, described, problems) for column in resolved)
     problems.raise_if_any()
-    return splits, EncodingSpec(data=data, columns=columns, entity_columns=entity_columns, task=task)
+    return splits, replace(encoding, columns=columns)
 
 
-def _described(data: DataConfig, role: Role, problems: _Problems) -> list[FileDescription]:
-    sources = data.train if role == "train" else data.validation
-    files, missing = find_files(sources, data.format, f"data.{role}")
-    problems.config += missing
-    found = []
-    for file in files:
-        try:
-            found.append(_describe(file, role))
-        except DataError as error:
-            problems.data.append(str(error))
+def _sources(data: DataConfig, external: Mapping[str, ScoreFiles]) -> dict[str, tuple[Files, str]]:
+    """Return the files of every source and where the config names them."""
+    found: dict[str, tuple[Files, str]] = {MAIN_SOURCE: (data, "data")}
+    for name, source in data.sources.items():
+        found[name] = (source, f"data.sources.{name}")
+    for coordinate, scores in external.items():
+        validation = () if scores.validation is None else (scores.validation,)
+        files = Files(train=(scores.train,), validation=validation)
+        found[score_source(coordinate)] = (files, f"coordinates.{coordinate}.scores")
     return found
 
 
-def _describe(file: InputFile, role: Role) -> FileDescription:
-    if file.format == "parquet":
-        with opened_parquet(file.path) as opened:
-            schema = opened.schema_arrow
-            metadata = opened.metadata
-            groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
-        return FileDescription(file, role, _types(schema), _repeated(schema.names), groups)
-    if file.format == "csv":
-        from gdmix_core.data.readers_csv import csv_head
-
-        head = csv_head(file.path)
-        columns = head.rows.columns if head.rows is not None else [pa.nulls(0)] * len(head.names)
-        types = {name: _suggested(array) for name, array in zip(head.names, columns, strict=True)}
-        # A header with a name twice is not read further: it is a problem of its own, not a lack of rows.
-        rows = head.rows.num_rows if head.rows is not None else int(bool(_repeated(head.names)))
-        pairs = zip(head.names, columns, strict=True)
-        flawed = frozenset(name for name, array in pairs if _mostly_numbers(array))
-        return FileDescription(file, role, types, _repeated(head.names), (rows,), flawed)
-    from gdmix_core.data.readers_jsonl import jsonl_head
-
-    schema, rows = jsonl_head(file.path)
-    return FileDescription(file, role, _types(schema), (), (rows,))
-
-
-def _types(schema: pa.Schema) -> dict[str, pa.DataType]:
-    return {field.name: field.type for field in schema}
-
-
-def _repeated(names: Sequence[str]) -> tuple[str, ...]:
-    return tuple(sorted({name for name in names if names.count(name) > 1}))
-
-
-def _suggested(array: pa.Array) -> pa.DataType:
-    """Return the type that a CSV column's first block suggests."""
-    if array.null_count == len(array):
-        return pa.null()
-    for kind in (pa.int64(), pa.float64()):
+def _described(
+    files: Files, role: Role, source: str, where: str, problems: _Problems
+) -> list[FileDescription]:
+    paths = files.train if role == "train" else files.validation
+    found, missing = find_files(paths, files.format, f"{where}.{role}")
+    problems.config += missing
+    described = []
+    for file in found:
         try:
-            array.cast(kind)
-        except pa.ArrowInvalid:
-            continue
-        return kind
-    if _wrong_numbers(array):
-        return pa.string()
-    words = {"true", "false"}
-    return pa.bool_() if array.drop_null()[0].as_py().strip().lower() in words else pa.float64()
+            described.append(describe(file, role, source, files.metadata))
+        except DataError as error:
+            problems.data.append(str(error))
+    return described
 
 
-def _wrong_numbers(array: pa.Array) -> int:
-    """Return how many of a text column's values are no numbers."""
-    faults = number_values(array, "").faults
-    return len(faults[0].rows) if faults else 0
-
-
-def _mostly_numbers(array: pa.Array) -> bool:
-    """Return whether a column of text looks like numbers with a few mistakes."""
-    values: int = len(array) - array.null_count
-    return 0 < 2 * _wrong_numbers(array) < values
-
-
-def _check_rows(role: str, described: list[FileDescription], problems: _Problems) -> None:
-    paths = [description.path for description in described if description.role == role]
-    rows = sum(sum(description.row_groups) for description in described if description.role == role)
+def _check_rows(role: str, where: str, described: list[FileDescription], problems: _Problems) -> None:
+    paths = [description.path for description in described]
+    rows = sum(sum(description.row_groups) for description in described)
     if paths and rows == 0 and not problems.data:
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        problems.data.append(f"data.{role}: no rows in {paths[0]}{more}")
+        problems.data.append(f"{where}.{role}: no rows in {paths[0]}{more}")
+
+
+def _present_roles(columns: Columns, described: list[FileDescription]) -> Columns:
+    """Return the roles without the optional ones that no file has."""
+    there = {name for d in described if d.source == MAIN_SOURCE for name in d.types}
+    absent: dict[str, str | None] = {
+        role: "" if role == "label" else None
+        for role in columns.optional
+        if getattr(columns, role) is not None and getattr(columns, role) not in there
+    }
+    return columns.model_copy(update=absent)
+
+
+def _source_of(name: str, wanted: str | None, described: list[FileDescription]) -> str:
+    """Return the source of a column: the one asked for, else the first one whose files have it."""
+    if wanted is not None:
+        return wanted
+    holders = dict.fromkeys(description.source for description in described if name in description.types)
+    return next((source for source in holders if ":" not in source), MAIN_SOURCE)
 
 
 def _resolved(
     features: Features, described: list[FileDescription], problems: _Problems
 ) -> tuple[ResolvedColumn, ...]:
-    training = [description for description in described if description.role == "train"]
     resolved = []
     for bag, columns in features.items():
+        sources = {}
         for column in columns:
+            source = sources[column.column] = _source_of(column.column, column.source, described)
+            training = [d for d in described if (d.role, d.source) == ("train", source)]
+            # Where nothing is trained, the validation files tell the kinds.
+            training = training or [d for d in described if d.source == source]
             kind = column.kind
             if kind == "auto":
                 kind = _automatic(bag, column.column, training, problems) or "auto"
             settled = column.model_copy(update={"kind": kind})
-            resolved.append(ResolvedColumn(bag=bag, column=settled, dimension=column.dimension))
+            resolved.append(
+                ResolvedColumn(bag=bag, column=settled, dimension=column.dimension, source=source)
+            )
+        if len(set(sources.values())) > 1:
+            text = ", ".join(f"{name} in {source or 'data'}" for name, source in sources.items())
+            problems.config.append(f"features.{bag}: columns of different sources ({text}); give each a bag")
     return tuple(resolved)
 
 
@@ -215,16 +230,21 @@ def _with_dimension(
     described: list[FileDescription],
     problems: _Problems,
 ) -> ResolvedColumn:
-    """Return the column with its vector length, read off the data where the config gives none."""
+    """Return the column with its vector length: of its names, else read off the data."""
     if resolved.column.kind != "vector" or resolved.dimension is not None:
         return resolved
     name = resolved.column.column
+    declared = [d.dimensions[name] for d in described if d.source == resolved.source and name in d.dimensions]
+    if resolved.column.names is not None:
+        return _with_names(resolved, declared, problems)
+    if declared:
+        return replace(resolved, dimension=declared[0])
     for description in described:
-        kind = description.types.get(name, pa.null())
-        if description.role == "train" and pa.types.is_fixed_size_list(kind):
+        kind = description.types.get(name, pa.null()) if description.source == resolved.source else pa.null()
+        if pa.types.is_fixed_size_list(kind):
             return replace(resolved, dimension=kind.list_size)
     for split in splits:
-        if split.role != "train":
+        if split.source != resolved.source:
             continue
         for rows in read_split(split, [NeededColumn(name, ("vector",))]):
             array = rows.batch.column(0).drop_null()
@@ -237,27 +257,43 @@ def _with_dimension(
     return resolved
 
 
-def _splits(description: FileDescription) -> list[Split]:
-    """Cut a file: Parquet at row groups, a text file not at all."""
+def _with_names(resolved: ResolvedColumn, declared: list[int], problems: _Problems) -> ResolvedColumn:
+    assert resolved.column.names is not None
+    try:
+        count = len(read_feature_names(resolved.column.names))
+    except DataError as error:
+        problems.data.append(str(error))
+        return resolved
+    if declared and declared[0] != count:
+        problems.data.append(
+            f"{resolved.column.names}: names {count} features; the data's metadata say that column "
+            f"{resolved.column.column!r} has {declared[0]}"
+        )
+    return replace(resolved, dimension=count)
+
+
+def _splits(description: FileDescription, sources: Mapping[str, tuple[Files, str]]) -> list[Split]:
+    """Cut a file: Parquet at row groups, any other not at all."""
     file, groups = description.file, description.row_groups
     if sum(groups) == 0:
         return []
+    whole = Split(
+        role=description.role,
+        path=file.path,
+        format=file.format,
+        source=description.source,
+        metadata=sources[description.source][0].metadata if file.format == "tfrecord" else None,
+        passive=file.passive and description.role == "train",
+    )
     if file.format != "parquet":
-        return [Split(role=description.role, path=file.path, format=file.format)]
+        return [whole]
     splits: list[Split] = []
     start = first_row = rows = 0
     for number, count in enumerate((*groups, 0)):
         if number == len(groups) or (rows and rows + count > SPLIT_ROWS):
             if rows:
                 splits.append(
-                    Split(
-                        role=description.role,
-                        path=file.path,
-                        format="parquet",
-                        first_row_group=start,
-                        row_groups=number - start,
-                        first_row=first_row,
-                    )
+                    replace(whole, first_row_group=start, row_groups=number - start, first_row=first_row)
                 )
             start, first_row, rows = number, first_row + rows, 0
         rows += count

@@ -6,11 +6,10 @@ import glob
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
-from gdmix_core.config.job import DataFormat
-
-FileFormat: TypeAlias = Literal["parquet", "csv", "jsonl"]
+from gdmix_core.config.data import DataFormat
+from gdmix_core.tasks import FileFormat
 
 ENDINGS: Final[dict[str, FileFormat]] = {
     ".parquet": "parquet",
@@ -20,15 +19,28 @@ ENDINGS: Final[dict[str, FileFormat]] = {
     ".jsonl.gz": "jsonl",
     ".ndjson": "jsonl",
     ".ndjson.gz": "jsonl",
+    ".avro": "avro",
+    ".tfrecord": "tfrecord",
+    ".tfrecord.gz": "tfrecord",
+    ".tfrecord.deflate": "tfrecord",
+    ".tfrecords": "tfrecord",
 }
+PASSIVE_FOLDER: Final = "passive"
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class InputFile:
-    """One input file."""
+    """One input file.
+
+    Attributes:
+        path: Its path.
+        format: Its format.
+        passive: Whether it lies in the folder `passive` of its directory: rows to score, not to train on.
+    """
 
     path: str
     format: FileFormat
+    passive: bool = False
 
 
 def find_files(sources: tuple[str, ...], form: DataFormat, where: str) -> tuple[list[InputFile], list[str]]:
@@ -43,6 +55,7 @@ def find_files(sources: tuple[str, ...], form: DataFormat, where: str) -> tuple[
         where: What the messages begin with, say `data.train`.
     """
     paths: set[str] = set()
+    passive: set[str] = set()
     problems: list[str] = []
     for source in sources:
         if "://" in source:
@@ -53,6 +66,7 @@ def find_files(sources: tuple[str, ...], form: DataFormat, where: str) -> tuple[
             reason = "the directory holds no files" if Path(source).is_dir() else "no such file or directory"
             problems.append(f"{where}: {source!r}: {'no file matches' if _is_glob(source) else reason}")
         paths.update(found)
+        passive.update(path for path in found if _is_passive(path, source))
     files: list[InputFile] = []
     for path in sorted(paths):
         kind = _format_of(path) if form == "auto" else form
@@ -62,8 +76,13 @@ def find_files(sources: tuple[str, ...], form: DataFormat, where: str) -> tuple[
                 f"{', '.join(ENDINGS)}; or set data.format"
             )
         else:
-            files.append(InputFile(path, kind))
+            files.append(InputFile(path, kind, path in passive))
     return files, problems
+
+
+def _is_passive(path: str, source: str) -> bool:
+    directory = Path(source)
+    return directory.is_dir() and Path(path).relative_to(directory).parts[0] == PASSIVE_FOLDER
 
 
 def _expanded(source: str) -> list[str]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import pyarrow as pa
 
-from gdmix_core.config import DataConfig, FeatureColumn, FeatureKind
+from gdmix_core.config import FeatureColumn, FeatureKind
 from gdmix_core.data.arrow_strings import is_list, is_number, is_text
 from gdmix_core.data.input_files import Use
 from gdmix_core.data.inspection_files import InputFile
-from gdmix_core.tasks import ResolvedColumn, Role
+from gdmix_core.data.readers import entity_columns, number_columns
+from gdmix_core.tasks import EncodingSpec, Role
 
 _ALLOWED: Final[dict[Use, str]] = {
     "uid": "integers",
@@ -22,6 +23,7 @@ _ALLOWED: Final[dict[Use, str]] = {
     "list": "lists of strings, integers or booleans, or strings with a separator",
     "text": "strings",
     "vector": "lists of numbers, or structs of indices (a list of integers) and values (a list of numbers)",
+    "name_term_value": "lists of records with the fields name, term and value",
 }
 
 
@@ -32,19 +34,23 @@ class FileDescription:
     Attributes:
         file: Its path and format.
         role: Which data set it belongs to.
+        source: Which source.
         types: Column types; of a text file, those that its first block suggests.
         duplicates: Column names that stand more than once.
         row_groups: Rows of each row group; of a text file, the rows of its first block.
         flawed_numbers: Text columns that look like numbers with a few mistakes: those are better named by
             their rows, on reading, than called a wrong type.
+        dimensions: Lengths of vector columns, where the file's description gives them.
     """
 
     file: InputFile
     role: Role
+    source: str
     types: Mapping[str, pa.DataType]
     duplicates: tuple[str, ...]
     row_groups: tuple[int, ...]
     flawed_numbers: frozenset[str] = frozenset()
+    dimensions: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def path(self) -> str:
@@ -60,6 +66,8 @@ def kind_of_type(kind: pa.DataType) -> FeatureKind | None:
         return "numeric"
     if is_text(kind) or pa.types.is_boolean(kind):
         return "categorical"
+    if _is_name_term_value(kind):
+        return "name_term_value"
     if is_list(kind):
         if pa.types.is_floating(kind.value_type):
             return "vector"
@@ -70,27 +78,21 @@ def kind_of_type(kind: pa.DataType) -> FeatureKind | None:
 
 
 def type_problems(
-    description: FileDescription,
-    data: DataConfig,
-    resolved: tuple[ResolvedColumn, ...],
-    entity_columns: tuple[str, ...],
-    elsewhere: frozenset[str],
+    description: FileDescription, encoding: EncodingSpec, elsewhere: frozenset[str]
 ) -> list[str]:
-    """Return what is wrong with the columns of one file; `elsewhere` are the columns of all files."""
-    roles = data.columns
+    """Return what is wrong with the columns of one file; `elsewhere` are the columns of all of its source's."""
+    source = description.source
     wanted: list[tuple[str, str, Use, FeatureColumn | None]] = [
-        (roles.uid, "columns.uid", "uid", None),
-        (roles.label, "columns.label", "number", None),
+        (encoding.uid_column(source), "columns.uid", "uid", None)
     ]
-    if roles.weight is not None:
-        wanted.append((roles.weight, "columns.weight", "number", None))
-    if roles.offset is not None:
-        wanted.append((roles.offset, "columns.offset", "number", None))
-    wanted += [(name, "entity id", "entity", None) for name in entity_columns]
-    for item in resolved:
-        kind = item.column.kind
-        use: Use = "number" if kind in {"numeric", "auto"} else kind  # type: ignore[assignment]
-        wanted.append((item.column.column, f"features.{item.bag}, kind {kind}", use, item.column))
+    for role, name in number_columns(encoding, source).items():
+        wanted.append((name, role if role == "score" else f"columns.{role}", "number", None))
+    wanted += [(name, "entity id", "entity", None) for name in entity_columns(encoding, source)]
+    for item in encoding.columns:
+        if item.source == source:
+            kind = item.column.kind
+            use: Use = "number" if kind in {"numeric", "auto"} else kind  # type: ignore[assignment]
+            wanted.append((item.column.column, f"features.{item.bag}, kind {kind}", use, item.column))
     if sum(description.row_groups) == 0 and not description.types:
         return []  # an empty JSON Lines file names no columns
     problems = []
@@ -99,8 +101,8 @@ def type_problems(
         if name in description.duplicates:
             problems.append(f"{where} stands more than once in the file")
         elif name not in description.types:
-            if description.file.format == "jsonl" and name in elsewhere:
-                continue  # a key that is absent is null, unless no file has it
+            if description.file.format in {"jsonl", "avro"} and name in elsewhere:
+                continue  # a key (of an Avro map) that is absent is null, unless no file has it
             problems.append(f"{where} is missing; the file has {_listed(description.types)}")
         elif use in {"uid", "number"} and name in description.flawed_numbers:
             continue
@@ -135,10 +137,13 @@ def _misfit(
         "list": (is_text(kind) and separator is not None) or _is_term_list(kind),
         "text": is_text(kind),
         "vector": _is_vector(kind),
+        "name_term_value": _is_name_term_value(kind),
     }
     if not fits[use]:
         return f"found type {kind}; allowed: {_ALLOWED[use]}"
-    return _dimension_misfit(kind, column) if use == "vector" and column is not None else None
+    if use == "vector" and column is not None:
+        return _dimension_misfit(kind, column, column.column in description.dimensions)
+    return None
 
 
 def _csv_misfit(kind: pa.DataType, use: Use, column: FeatureColumn | None) -> str | None:
@@ -150,7 +155,7 @@ def _csv_misfit(kind: pa.DataType, use: Use, column: FeatureColumn | None) -> st
         return "found numbers with fractions; allowed: strings and integers (write ids without `.0`)"
     if use == "list" and (column is None or column.separator is None):
         return "a list in a CSV file needs a separator"
-    if use == "vector":
+    if use in {"vector", "name_term_value"}:
         return "a CSV file cannot hold vectors; use Parquet or JSON Lines"
     return None
 
@@ -185,8 +190,20 @@ def _is_vector(kind: pa.DataType) -> bool:
     )
 
 
-def _dimension_misfit(kind: pa.DataType, column: FeatureColumn) -> str | None:
-    if pa.types.is_struct(kind) and column.dimension is None:
+def _is_name_term_value(kind: pa.DataType) -> bool:
+    if not (is_list(kind) and pa.types.is_struct(kind.value_type)):
+        return False
+    item = kind.value_type
+    places = [item.get_field_index(name) for name in ("name", "term", "value")]
+    if min(places) < 0:
+        return False
+    name, term, value = (item.field(place).type for place in places)
+    return is_text(name) and (is_text(term) or pa.types.is_null(term)) and is_number(value)
+
+
+def _dimension_misfit(kind: pa.DataType, column: FeatureColumn, declared: bool) -> str | None:
+    known = column.dimension is not None or column.names is not None or declared
+    if pa.types.is_struct(kind) and not known:
         return "a sparse vector needs a dimension"
     fixed = kind.list_size if pa.types.is_fixed_size_list(kind) else None
     if fixed is not None and column.dimension is not None and fixed != column.dimension:

@@ -24,6 +24,8 @@ class GroupingSpec:
         partitions: Into how many partitions the entities are hashed.
         bags: The coordinate's feature bags; None for a per-entity metric, which needs no features.
         intercept: Whether the coordinate has an intercept.
+        min_rows: Entities with fewer training rows are not trained.
+        max_rows: Entities with more are trained on so many of them.
     """
 
     name: str
@@ -31,3 +33,5 @@ class GroupingSpec:
     partitions: int
     bags: tuple[str, ...] | None
     intercept: bool
+    min_rows: int | None = None
+    max_rows: int | None = None

@@ -24,13 +24,16 @@ from gdmix_core.data.byte_strings import ByteStrings, find_sorted
 from gdmix_core.data.csr import SparseRows, place_rows
 from gdmix_core.data.home_shards import PARTITION_SPILL_FORMAT
 from gdmix_core.data.partition_kernels import local_features, local_numbers, score_rows
+from gdmix_core.data.sampling import sample_rows
 from gdmix_core.errors import InternalError
 
 Float64Array = npt.NDArray[np.float64]
 Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
+UInt8Array = npt.NDArray[np.uint8]
 
-PARTITION_FORMAT: Final = 1
+PARTITION_FORMAT: Final = 2
+_SHARED_FACTS: Final = ("grouping", "partitions", "dimension", "intercept", "min_rows", "max_rows")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +95,13 @@ class TrainingPartition(ScoringPartition):
         coefficient_ptr: int64[E + 1], where the coefficients of each entity begin.
         features: int32[C], each coefficient's feature in the coordinate's feature space, ascending
             inside an entity; 0 for an intercept.
+        active: uint8[N], 1 for the rows that are trained on, whose weight is scaled up to all of the entity's;
+            None when all rows are.
     """
 
     coefficient_ptr: Int64Array
     features: Int32Array
+    active: UInt8Array | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +152,11 @@ def build_partition(partition: int, spills: Sequence[str | Path], path: str | Pa
         "coefficient_ptr": coefficient_ptr,
         "features": features,
     }
+    if "uid" in arrays:
+        sample = sample_rows(
+            row_ptr, arrays.pop("uid"), arrays["active"], facts["min_rows"], facts["max_rows"]
+        )
+        arrays |= {"active": sample.active, "weight": arrays["weight"] * sample.factor}
     write_arrays(path, [arrays], {**facts, "kind": "training"})
     return _summary(arrays)
 
@@ -176,6 +187,7 @@ def read_partition(path: str | Path) -> TrainingPartition:
         **fields,
         coefficient_ptr=arrays["coefficient_ptr"],
         features=arrays["features"],
+        active=arrays.get("active"),
     )
 
 
@@ -237,7 +249,11 @@ def _gather(partition: int, paths: Sequence[str | Path]) -> tuple[Arrays, dict[s
         **ids.arrays("ids"),
         "row_ptr": row_ptr,
         "shard": np.repeat(np.arange(len(counts), dtype=np.int32), counts)[order],
-        **{name: ordered(name) for name in ("position", "label", "weight")},
+        **{
+            name: ordered(name)
+            for name in ("position", "label", "weight", "uid", "active")
+            if name in segments[0]
+        },
         "order": order,
         "shard_ptr": shard_ptr,
     }
@@ -257,7 +273,7 @@ def _segments(partition: int, paths: Sequence[str | Path]) -> tuple[list[Arrays]
     for shard, path in enumerate(paths):
         with ArrayFile(path) as file:
             found = file.metadata
-            own = {key: found.get(key) for key in ("grouping", "partitions", "dimension", "intercept")}
+            own = {key: found.get(key) for key in _SHARED_FACTS}
             facts = facts or own
             if found.get("format") != PARTITION_SPILL_FORMAT or found.get("shard") != shard or own != facts:
                 raise InternalError(f"{path}: is not the partition spill of home shard {shard} of {facts}")

@@ -17,7 +17,7 @@ from gdmix_core.data.input_files import NeededColumn, Use, file_faults, opened_p
 from gdmix_core.data.readers_csv import read_csv
 from gdmix_core.data.readers_jsonl import read_jsonl
 from gdmix_core.errors import DataError
-from gdmix_core.tasks import EncodingSpec, Split
+from gdmix_core.tasks import MAIN_SOURCE, EncodingSpec, Split, score_source
 
 BATCH_ROWS: Final = 65_536
 
@@ -35,21 +35,47 @@ class RowBatch:
     batch: pa.RecordBatch
 
 
-def needed_columns(encoding: EncodingSpec, features_only: bool = False) -> tuple[NeededColumn, ...]:
-    """Return the data columns that encoding reads, sorted by name; with `features_only` uid and features."""
-    uses: dict[str, list[Use]] = {encoding.data.columns.uid: ["uid"]}
+def needed_columns(
+    encoding: EncodingSpec, source: str = MAIN_SOURCE, *, features_only: bool = False
+) -> tuple[NeededColumn, ...]:
+    """Return the columns that encoding reads from a source's files, sorted by name.
+
+    Args:
+        encoding: What rows become.
+        source: The source.
+        features_only: Uid and features alone.
+    """
+    uses: dict[str, list[Use]] = {encoding.uid_column(source): ["uid"]}
     if not features_only:
-        roles = encoding.data.columns
-        for name in (roles.label, roles.weight, roles.offset):
-            if name is not None:
-                uses.setdefault(name, []).append("number")
-        for name in encoding.entity_columns:
+        for name in number_columns(encoding, source).values():
+            uses.setdefault(name, []).append("number")
+        for name in entity_columns(encoding, source):
             uses.setdefault(name, []).append("entity")
     for resolved in encoding.columns:
-        kind = resolved.column.kind
-        use: Use = "number" if kind in {"numeric", "auto"} else kind  # type: ignore[assignment]
-        uses.setdefault(resolved.column.column, []).append(use)
+        if resolved.source == source:
+            kind = resolved.column.kind
+            use: Use = "number" if kind in {"numeric", "auto"} else kind  # type: ignore[assignment]
+            uses.setdefault(resolved.column.column, []).append(use)
     return tuple(NeededColumn(name, tuple(sorted(set(uses[name])))) for name in sorted(uses))
+
+
+def number_columns(encoding: EncodingSpec, source: str = MAIN_SOURCE) -> dict[str, str]:
+    """Return the columns of numbers that a source's rows carry, by what they are for: `label`, `score`, ..."""
+    if source == MAIN_SOURCE:
+        roles = encoding.data.columns
+        named = {"label": roles.label or None, "weight": roles.weight, "offset": roles.offset}
+        return {role: column for role, column in named.items() if column is not None}
+    for coordinate, files in encoding.external.items():
+        if source == score_source(coordinate):
+            return {"score": files.score}
+    return {}
+
+
+def entity_columns(encoding: EncodingSpec, source: str = MAIN_SOURCE) -> tuple[str, ...]:
+    """Return the entity columns that are read from a source."""
+    return tuple(
+        name for name in encoding.entity_columns if encoding.entity_sources.get(name, MAIN_SOURCE) == source
+    )
 
 
 def read_split(split: Split, columns: Sequence[NeededColumn]) -> Iterator[RowBatch]:
@@ -62,11 +88,20 @@ def read_split(split: Split, columns: Sequence[NeededColumn]) -> Iterator[RowBat
         batches = _read_parquet(split, columns)
     elif split.format == "csv":
         batches = read_csv(split.path, [column.name for column in columns])
+    elif split.format == "avro":
+        from gdmix_core.data.readers_avro import read_avro
+
+        batches = read_avro(split.path, columns)
+    elif split.format == "tfrecord":
+        from gdmix_core.data.readers_tfrecord import read_tfrecord
+
+        batches = read_tfrecord(split.path, split.metadata, columns)
     else:
         batches = read_jsonl(split.path, columns)
     row = split.first_row
     for batch in batches:
-        _check_text(split.path, row, batch)
+        if split.format != "avro":  # whose reader checks it
+            _check_text(split.path, row, batch)
         yield RowBatch(row, batch)
         row += batch.num_rows
 
@@ -76,6 +111,12 @@ def count_rows(split: Split, column: str) -> int:
     if split.format == "parquet":
         with opened_parquet(split.path) as file:
             return sum(file.metadata.row_group(group).num_rows for group in _row_groups(split, file))
+    if split.format == "tfrecord":
+        from gdmix_core.data.readers_tfrecord import count_tfrecords
+
+        count = count_tfrecords(split.path)
+        if count is not None:
+            return count
     return sum(rows.batch.num_rows for rows in read_split(split, [NeededColumn(column, ("uid",))]))
 
 

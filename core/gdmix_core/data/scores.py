@@ -1,11 +1,11 @@
 """Scores and offsets on their way between row order (home shards) and entity order (partitions).
 
-A coordinate's scores are one *score block* for each home shard: float64[rows], aligned to the shard's rows,
-so that an offset is a sum of arrays and never a join. A random effect is computed in partitions: a unit
-writes the scores of its rows cut by home shard (`write_partition_scores`), and each shard gathers its own
-(`assemble_scores`). Offsets go the other way: each shard writes its rows' offsets cut by partition
-(`write_offsets`), and each partition gathers its own (`read_partition_offsets`). The same way carries any
-number per row, such as the linear predictors of a per-entity metric. No process ever holds all rows.
+A coordinate's scores are one *score block* for each home shard (`score_blocks`). A random effect is computed
+in partitions: a unit writes the scores of its rows cut by home shard (`write_partition_scores`), and each
+shard gathers its own (`assemble_scores`). Offsets go the other way: each shard writes its rows' offsets cut
+by partition (`write_offsets`), and each partition gathers its own (`read_partition_offsets`). The same way
+carries any number per row, such as the linear predictors of a per-entity metric. No process ever holds all
+rows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,49 +20,10 @@ import numpy.typing as npt
 from gdmix_core.data.array_file import ArrayFile, Arrays, read_segment, write_arrays
 from gdmix_core.data.home_shards import PARTITION_SPILL_FORMAT
 from gdmix_core.data.partitions import ScoringPartition
+from gdmix_core.data.score_blocks import SCORES_FORMAT, check_scores
 from gdmix_core.errors import InternalError
 
 Float64Array = npt.NDArray[np.float64]
-
-SCORES_FORMAT: Final = 1
-
-
-def write_score_block(path: str | Path, shard: int, scores: Float64Array) -> None:
-    """Write a coordinate's scores of one home shard, float64[rows] in row order."""
-    write_arrays(path, [{"score": scores}], {"format": SCORES_FORMAT, "kind": "block", "shard": shard})
-
-
-def read_score_block(path: str | Path, shard: int) -> Float64Array:
-    """Map the scores of one home shard.
-
-    Raises:
-        DataError: The file cannot be read.
-        InternalError: It is not that shard's score block.
-    """
-    with ArrayFile(path) as file:
-        _check(file, "block", shard=shard)
-        scores: Float64Array = file.segment(0)["score"]
-        return scores
-
-
-def total_offset(offset: Float64Array, blocks: Sequence[str | Path], shard: int) -> Float64Array:
-    """Return the rows' own offset plus the score blocks, added one after another in the order given.
-
-    Args:
-        offset: float64[rows], the shard's own offset column.
-        blocks: Score blocks of this shard, in coordinate order.
-        shard: The home shard's number.
-
-    Raises:
-        InternalError: A block is of another shard or length.
-    """
-    total = offset.copy()
-    for path in blocks:
-        scores = read_score_block(path, shard)
-        if len(scores) != len(total):
-            raise InternalError(f"{path}: holds {len(scores)} scores for a home shard of {len(total)} rows")
-        total += scores
-    return total
 
 
 def write_partition_scores(path: str | Path, partition: ScoringPartition, scores: Float64Array) -> None:
@@ -107,7 +67,7 @@ def assemble_scores(shard: int, rows: int, paths: Sequence[str | Path]) -> Float
     scored = np.zeros(rows, np.bool_)
     for path in paths:
         with ArrayFile(path) as file:
-            _check(file, "partition")
+            check_scores(file, "partition")
             block = file.segment(shard)
         position = block["position"]
         if len(position) and (position[0] < 0 or position[-1] >= rows):
@@ -159,7 +119,7 @@ def read_partition_offsets(
     parts: list[Float64Array] = []
     for shard, path in enumerate(paths):
         with ArrayFile(path) as file:
-            _check(file, "offsets", shard=shard)
+            check_scores(file, "offsets", shard=shard)
             parts.append(file.segment(number)["offset"])
     if not np.array_equal(np.cumsum([0, *map(len, parts)]), partition.shard_ptr):
         raise InternalError(f"partition {number}: its offsets do not fit its rows, shard by shard")
@@ -170,9 +130,3 @@ def read_partition_offsets(
 def read_home_shard(path: str | Path) -> Arrays:
     """Map a home shard's rows: `uid` int64, `label`, `weight`, `offset` float64, in row order."""
     return read_segment(path)
-
-
-def _check(file: ArrayFile, kind: str, **facts: int) -> None:
-    expected = {"format": SCORES_FORMAT, "kind": kind, **facts}
-    if any(file.metadata.get(key) != value for key, value in expected.items()):
-        raise InternalError(f"{file.path}: holds {file.metadata}, expected {expected}")

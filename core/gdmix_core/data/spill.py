@@ -21,7 +21,7 @@ Float64Array = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
 UInt8Array = npt.NDArray[np.uint8]
 
-SPILL_FORMAT: Final = 1
+SPILL_FORMAT: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,22 +44,20 @@ class EncodedRows:
     Attributes:
         source: The input file, as messages name it.
         uid: int64[n].
-        label: float64[n].
-        weight: float64[n].
-        offset: float64[n].
         row: int64[n], the row's number in the input file, from 0.
+        numbers: float64[n] each: `label`, `weight`, `offset` of the main source, `score` of external scores.
         entities: Entity ids by column name.
         bags: Features by bag name; indices count inside the bag.
+        passive: Whether the rows are scored only, not trained on.
     """
 
     source: str
     uid: Int64Array
-    label: Float64Array
-    weight: Float64Array
-    offset: Float64Array
     row: Int64Array
+    numbers: Mapping[str, Float64Array]
     entities: Mapping[str, EntityColumn]
     bags: Mapping[str, SparseRows]
+    passive: bool = False
 
     def __len__(self) -> int:
         return len(self.uid)
@@ -68,7 +66,7 @@ class EncodedRows:
 def write_spill(path: str | Path, rows: EncodedRows, shards: int) -> None:
     """Write encoded rows as an array file of `shards` segments: segment s holds home shard s, in input order.
 
-    Arrays: `uid`, `label`, `weight`, `offset`, `row`; for each entity column `entity:<column>_bytes`,
+    Arrays: `uid`, `row`; the numbers, by name; for each entity column `entity:<column>_bytes`,
     `entity:<column>_ptr`, `entity:<column>_missing`; for each bag `bag:<bag>_indptr`, `bag:<bag>_indices`,
     `bag:<bag>_values`.
 
@@ -81,6 +79,7 @@ def write_spill(path: str | Path, rows: EncodedRows, shards: int) -> None:
         "format": SPILL_FORMAT,
         "source": rows.source,
         "rows": len(rows),
+        "passive": rows.passive,
         "entities": list(rows.entities),
         "bags": list(rows.bags),
     }
@@ -95,6 +94,7 @@ class SpillSegment:
     source: str
     entity_columns: tuple[str, ...]
     bag_names: tuple[str, ...]
+    passive: bool
     arrays: Arrays
 
     def __len__(self) -> int:
@@ -126,7 +126,8 @@ def read_spill(path: str | Path, shard: int) -> SpillSegment:
         if metadata.get("format") != SPILL_FORMAT or "source" not in metadata:
             raise InternalError(f"{path}: is not an encoded split of format {SPILL_FORMAT}")
         entities, bags = tuple(metadata["entities"]), tuple(metadata["bags"])
-        return SpillSegment(file.path, metadata["source"], entities, bags, file.segment(shard))
+        passive = bool(metadata["passive"])
+        return SpillSegment(file.path, metadata["source"], entities, bags, passive, file.segment(shard))
 
 
 def _segments(rows: EncodedRows, shards: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
@@ -136,7 +137,8 @@ def _segments(rows: EncodedRows, shards: int) -> Iterator[dict[str, npt.NDArray[
     bounds = np.searchsorted(shard[order], np.arange(shards + 1))
     destination = np.empty(len(rows), np.int64)
     destination[order] = np.arange(len(rows))
-    flat = {name: getattr(rows, name)[order] for name in ("uid", "label", "weight", "offset", "row")}
+    flat: dict[str, npt.NDArray[Any]] = {"uid": rows.uid[order], "row": rows.row[order]}
+    flat |= {name: column[order] for name, column in rows.numbers.items()}
     entities = {
         name: (column.ids.take(order), column.missing[order]) for name, column in rows.entities.items()
     }
@@ -152,8 +154,8 @@ def _segments(rows: EncodedRows, shards: int) -> Iterator[dict[str, npt.NDArray[
 
 
 def _check(rows: EncodedRows) -> None:
-    for name in ("label", "weight", "offset", "row"):
-        if len(getattr(rows, name)) != len(rows):
+    for name, array in {"row": rows.row, **rows.numbers}.items():
+        if len(array) != len(rows):
             raise InternalError(f"{rows.source}: array {name!r} does not fit {len(rows)} rows")
     for name, column in rows.entities.items():
         check_byte_strings(column.ids, len(rows), f"{rows.source}: entity column {name!r}")

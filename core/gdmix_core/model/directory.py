@@ -62,6 +62,8 @@ class ModelDirectory:
         """Return feature index and coefficient files: what the content digest covers."""
         found = [self.feature_index]
         for coordinate in self.manifest.coordinates:
+            if coordinate.external:
+                continue
             fixed = coordinate.kind == "fixed_effect"
             found += [self.fixed_effect(coordinate.name)] if fixed else self.parts(coordinate.name)
         return found
@@ -131,7 +133,8 @@ def assemble_model(
         target: `<output>/models/<version>`.
         manifest: without `content_digest` and the numbers of parts, which are filled in.
         feature_index: the feature index file.
-        coefficients: by coordinate, its coefficient files in part order (one for a fixed effect).
+        coefficients: by coordinate, its coefficient files in part order (one for a fixed effect, none for an
+            external one).
         run: times, hosts, job id.
 
     Raises:
@@ -174,8 +177,10 @@ def _with_parts(
             f"the manifest names coordinates {names}, there are files of {sorted(coefficients)}"
         )
     for coordinate in manifest.coordinates:
-        if coordinate.kind == "fixed_effect" and len(coefficients[coordinate.name]) != 1:
-            raise InternalError(f"fixed effect {coordinate.name!r} must have one coefficient file")
+        wanted = 0 if coordinate.external else 1
+        if coordinate.kind == "fixed_effect" and len(coefficients[coordinate.name]) != wanted:
+            number = "no" if coordinate.external else "one"
+            raise InternalError(f"fixed effect {coordinate.name!r} must have {number} coefficient file")
     return tuple(
         replace(
             coordinate, parts=len(coefficients[coordinate.name]) if coordinate.kind == "random_effect" else 0

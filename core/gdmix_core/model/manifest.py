@@ -17,6 +17,7 @@ from gdmix_core.errors import DataError, NotFound
 
 FORMAT: Final = 1
 MANIFEST_FILE: Final = "manifest.json"
+EXTERNAL: Final = "external"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class CoordinateManifest:
         intercept: whether coefficient 0 is an intercept; every later index is then one higher.
         dimension: number of coefficients, intercept included.
         l2: ridge strength, or strengths by feature group.
-        model: fixed effect: which one, say `logistic_regression`.
+        model: fixed effect: which one, say `logistic_regression`, or `external`.
         entity_column: random effect: column that holds the entity id.
         variances: whether posterior variances are stored.
         parts: random effect: number of coefficient files.
@@ -56,6 +57,11 @@ class CoordinateManifest:
     unconverged: int = 0
     statuses: dict[str, int] = field(default_factory=dict)
     validation: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def external(self) -> bool:
+        """Whether it is a fixed effect whose scores somebody else gives: it has no coefficients."""
+        return self.model == EXTERNAL
 
 
 @dataclass(frozen=True, slots=True)

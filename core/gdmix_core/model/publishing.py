@@ -87,6 +87,8 @@ def finish_publication(
     manifest = replace(directory.manifest, version=ticket.version)
     files = {FEATURE_INDEX_FILE: directory.feature_index}
     for coordinate in manifest.fixed_effects():
+        if coordinate.external:
+            continue
         files[f"{coordinate.name}/{FIXED_EFFECT_FILE}"] = directory.fixed_effect(coordinate.name)
     return store.finish(
         ticket,

@@ -16,6 +16,12 @@ class JobState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     JOB_STATE_FAILED: _ClassVar[JobState]
     JOB_STATE_CANCELLING: _ClassVar[JobState]
     JOB_STATE_CANCELLED: _ClassVar[JobState]
+
+class UploadState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    UPLOAD_STATE_UNSPECIFIED: _ClassVar[UploadState]
+    UPLOAD_STATE_UPLOADING: _ClassVar[UploadState]
+    UPLOAD_STATE_READY: _ClassVar[UploadState]
 JOB_STATE_UNSPECIFIED: JobState
 JOB_STATE_QUEUED: JobState
 JOB_STATE_RUNNING: JobState
@@ -23,6 +29,9 @@ JOB_STATE_SUCCEEDED: JobState
 JOB_STATE_FAILED: JobState
 JOB_STATE_CANCELLING: JobState
 JOB_STATE_CANCELLED: JobState
+UPLOAD_STATE_UNSPECIFIED: UploadState
+UPLOAD_STATE_UPLOADING: UploadState
+UPLOAD_STATE_READY: UploadState
 
 class SubmitJobRequest(_message.Message):
     __slots__ = ("request_id", "config_json")
@@ -169,7 +178,7 @@ class Published(_message.Message):
     def __init__(self, store: _Optional[str] = ..., version: _Optional[int] = ..., activated: bool = ..., winner: _Optional[int] = ..., directory: _Optional[str] = ..., content_digest: _Optional[str] = ...) -> None: ...
 
 class CoordinateReport(_message.Message):
-    __slots__ = ("name", "kind", "entities", "rows", "unconverged", "seconds", "validation", "statuses", "iterations", "what", "coefficients", "kept")
+    __slots__ = ("name", "kind", "entities", "rows", "unconverged", "seconds", "validation", "statuses", "iterations", "what", "coefficients", "kept", "trial", "trial_values")
     class StatusesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -177,6 +186,13 @@ class CoordinateReport(_message.Message):
         key: str
         value: int
         def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class TrialValuesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     PASS_FIELD_NUMBER: _ClassVar[int]
@@ -190,6 +206,8 @@ class CoordinateReport(_message.Message):
     WHAT_FIELD_NUMBER: _ClassVar[int]
     COEFFICIENTS_FIELD_NUMBER: _ClassVar[int]
     KEPT_FIELD_NUMBER: _ClassVar[int]
+    TRIAL_FIELD_NUMBER: _ClassVar[int]
+    TRIAL_VALUES_FIELD_NUMBER: _ClassVar[int]
     name: str
     kind: str
     entities: int
@@ -202,7 +220,9 @@ class CoordinateReport(_message.Message):
     what: str
     coefficients: int
     kept: bool
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., entities: _Optional[int] = ..., rows: _Optional[int] = ..., unconverged: _Optional[int] = ..., seconds: _Optional[float] = ..., validation: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., statuses: _Optional[_Mapping[str, int]] = ..., iterations: _Optional[int] = ..., what: _Optional[str] = ..., coefficients: _Optional[int] = ..., kept: bool = ..., **kwargs) -> None: ...
+    trial: int
+    trial_values: _containers.ScalarMap[str, str]
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., entities: _Optional[int] = ..., rows: _Optional[int] = ..., unconverged: _Optional[int] = ..., seconds: _Optional[float] = ..., validation: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., statuses: _Optional[_Mapping[str, int]] = ..., iterations: _Optional[int] = ..., what: _Optional[str] = ..., coefficients: _Optional[int] = ..., kept: bool = ..., trial: _Optional[int] = ..., trial_values: _Optional[_Mapping[str, str]] = ..., **kwargs) -> None: ...
 
 class MetricValue(_message.Message):
     __slots__ = ("name", "value", "reason", "entities", "entities_undefined")
@@ -354,3 +374,89 @@ class ModelVersion(_message.Message):
     aliases: _containers.RepeatedScalarFieldContainer[str]
     entities: int
     def __init__(self, store: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., state: _Optional[str] = ..., manifest_json: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., entities: _Optional[int] = ...) -> None: ...
+
+class UploadScoresRequest(_message.Message):
+    __slots__ = ("header", "data")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    header: UploadHeader
+    data: bytes
+    def __init__(self, header: _Optional[_Union[UploadHeader, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class UploadHeader(_message.Message):
+    __slots__ = ("name", "format", "uid_column", "score_column", "byte_size", "sha256", "role", "replace", "offset")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    UID_COLUMN_FIELD_NUMBER: _ClassVar[int]
+    SCORE_COLUMN_FIELD_NUMBER: _ClassVar[int]
+    BYTE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    REPLACE_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    format: str
+    uid_column: str
+    score_column: str
+    byte_size: int
+    sha256: str
+    role: str
+    replace: bool
+    offset: int
+    def __init__(self, name: _Optional[str] = ..., format: _Optional[str] = ..., uid_column: _Optional[str] = ..., score_column: _Optional[str] = ..., byte_size: _Optional[int] = ..., sha256: _Optional[str] = ..., role: _Optional[str] = ..., replace: bool = ..., offset: _Optional[int] = ...) -> None: ...
+
+class GetUploadRequest(_message.Message):
+    __slots__ = ("name", "sha256")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    sha256: str
+    def __init__(self, name: _Optional[str] = ..., sha256: _Optional[str] = ...) -> None: ...
+
+class ListUploadsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListUploadsResponse(_message.Message):
+    __slots__ = ("uploads",)
+    UPLOADS_FIELD_NUMBER: _ClassVar[int]
+    uploads: _containers.RepeatedCompositeFieldContainer[ScoresUpload]
+    def __init__(self, uploads: _Optional[_Iterable[_Union[ScoresUpload, _Mapping]]] = ...) -> None: ...
+
+class DeleteUploadRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class DeleteUploadResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ScoresUpload(_message.Message):
+    __slots__ = ("name", "state", "role", "format", "byte_size", "sha256", "received", "created_unix_seconds", "rows", "min_score", "max_score", "mean_score")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    BYTE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    CREATED_UNIX_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    MIN_SCORE_FIELD_NUMBER: _ClassVar[int]
+    MAX_SCORE_FIELD_NUMBER: _ClassVar[int]
+    MEAN_SCORE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    state: UploadState
+    role: str
+    format: str
+    byte_size: int
+    sha256: str
+    received: int
+    created_unix_seconds: float
+    rows: int
+    min_score: float
+    max_score: float
+    mean_score: float
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[UploadState, str]] = ..., role: _Optional[str] = ..., format: _Optional[str] = ..., byte_size: _Optional[int] = ..., sha256: _Optional[str] = ..., received: _Optional[int] = ..., created_unix_seconds: _Optional[float] = ..., rows: _Optional[int] = ..., min_score: _Optional[float] = ..., max_score: _Optional[float] = ..., mean_score: _Optional[float] = ...) -> None: ...

@@ -94,6 +94,26 @@ class TrainingServiceStub(object):
                 request_serializer=gdmix__proto_dot_v1_dot_training__pb2.DeleteModelRequest.SerializeToString,
                 response_deserializer=gdmix__proto_dot_v1_dot_training__pb2.DeleteModelResponse.FromString,
                 _registered_method=True)
+        self.UploadScores = channel.stream_unary(
+                '/gdmix.v1.TrainingService/UploadScores',
+                request_serializer=gdmix__proto_dot_v1_dot_training__pb2.UploadScoresRequest.SerializeToString,
+                response_deserializer=gdmix__proto_dot_v1_dot_training__pb2.ScoresUpload.FromString,
+                _registered_method=True)
+        self.GetUpload = channel.unary_unary(
+                '/gdmix.v1.TrainingService/GetUpload',
+                request_serializer=gdmix__proto_dot_v1_dot_training__pb2.GetUploadRequest.SerializeToString,
+                response_deserializer=gdmix__proto_dot_v1_dot_training__pb2.ScoresUpload.FromString,
+                _registered_method=True)
+        self.ListUploads = channel.unary_unary(
+                '/gdmix.v1.TrainingService/ListUploads',
+                request_serializer=gdmix__proto_dot_v1_dot_training__pb2.ListUploadsRequest.SerializeToString,
+                response_deserializer=gdmix__proto_dot_v1_dot_training__pb2.ListUploadsResponse.FromString,
+                _registered_method=True)
+        self.DeleteUpload = channel.unary_unary(
+                '/gdmix.v1.TrainingService/DeleteUpload',
+                request_serializer=gdmix__proto_dot_v1_dot_training__pb2.DeleteUploadRequest.SerializeToString,
+                response_deserializer=gdmix__proto_dot_v1_dot_training__pb2.DeleteUploadResponse.FromString,
+                _registered_method=True)
 
 
 class TrainingServiceServicer(object):
@@ -179,6 +199,34 @@ class TrainingServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UploadScores(self, request_iterator, context):
+        """Takes a file of scores computed elsewhere, checks it, and keeps it under a name. The first message is the
+        header, all others hold the file's bytes in order. A broken upload goes on at the offset GetUpload tells.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUpload(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUploads(self, request, context):
+        """By name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteUpload(self, request, context):
+        """Removes an upload, ready or not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -241,6 +289,26 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.DeleteModel,
                     request_deserializer=gdmix__proto_dot_v1_dot_training__pb2.DeleteModelRequest.FromString,
                     response_serializer=gdmix__proto_dot_v1_dot_training__pb2.DeleteModelResponse.SerializeToString,
+            ),
+            'UploadScores': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadScores,
+                    request_deserializer=gdmix__proto_dot_v1_dot_training__pb2.UploadScoresRequest.FromString,
+                    response_serializer=gdmix__proto_dot_v1_dot_training__pb2.ScoresUpload.SerializeToString,
+            ),
+            'GetUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUpload,
+                    request_deserializer=gdmix__proto_dot_v1_dot_training__pb2.GetUploadRequest.FromString,
+                    response_serializer=gdmix__proto_dot_v1_dot_training__pb2.ScoresUpload.SerializeToString,
+            ),
+            'ListUploads': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUploads,
+                    request_deserializer=gdmix__proto_dot_v1_dot_training__pb2.ListUploadsRequest.FromString,
+                    response_serializer=gdmix__proto_dot_v1_dot_training__pb2.ListUploadsResponse.SerializeToString,
+            ),
+            'DeleteUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteUpload,
+                    request_deserializer=gdmix__proto_dot_v1_dot_training__pb2.DeleteUploadRequest.FromString,
+                    response_serializer=gdmix__proto_dot_v1_dot_training__pb2.DeleteUploadResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -567,6 +635,114 @@ class TrainingService(object):
             '/gdmix.v1.TrainingService/DeleteModel',
             gdmix__proto_dot_v1_dot_training__pb2.DeleteModelRequest.SerializeToString,
             gdmix__proto_dot_v1_dot_training__pb2.DeleteModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadScores(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/gdmix.v1.TrainingService/UploadScores',
+            gdmix__proto_dot_v1_dot_training__pb2.UploadScoresRequest.SerializeToString,
+            gdmix__proto_dot_v1_dot_training__pb2.ScoresUpload.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gdmix.v1.TrainingService/GetUpload',
+            gdmix__proto_dot_v1_dot_training__pb2.GetUploadRequest.SerializeToString,
+            gdmix__proto_dot_v1_dot_training__pb2.ScoresUpload.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUploads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gdmix.v1.TrainingService/ListUploads',
+            gdmix__proto_dot_v1_dot_training__pb2.ListUploadsRequest.SerializeToString,
+            gdmix__proto_dot_v1_dot_training__pb2.ListUploadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gdmix.v1.TrainingService/DeleteUpload',
+            gdmix__proto_dot_v1_dot_training__pb2.DeleteUploadRequest.SerializeToString,
+            gdmix__proto_dot_v1_dot_training__pb2.DeleteUploadResponse.FromString,
             options,
             channel_credentials,
             insecure,

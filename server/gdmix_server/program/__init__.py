@@ -4,8 +4,9 @@ Read `training.training_program` first: it is the algorithm. A program does no I
 the coordinator resumes a job by running its program again and answering from the journal.
 """
 
+from gdmix_server.program.job import job_program
 from gdmix_server.program.program_input import ProgramInput
 from gdmix_server.program.steps import Steps
 from gdmix_server.program.training import training_program
 
-__all__ = ["ProgramInput", "Steps", "training_program"]
+__all__ = ["ProgramInput", "Steps", "job_program", "training_program"]

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
-from gdmix_core.config import FixedEffect, JobConfig
+from gdmix_core.config import ExternalEffect, FixedEffect, JobConfig
 from gdmix_core.metrics import MetricValue, parse_metric
 from gdmix_core.tasks import Role, ShardInput
+from gdmix_server.program.external import take_external_effect
 from gdmix_server.program.fixed_effect import train_fixed_effect
-from gdmix_server.program.preparation import Prepared
+from gdmix_server.program.prepared import ROLES, Prepared
 from gdmix_server.program.random_effect import train_random_effect
 from gdmix_server.program.steps import CoordinateStep, Steps
 from gdmix_server.program.trained import Trained
 from gdmix_server.program.validation import measure
 from gdmix_server.state.model import Report
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One point of a search's grid: its number, from 1, and the values by their place in the config."""
+
+    number: int
+    values: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, str]:
+        """Return the values as JSON texts."""
+        return {place: json.dumps(value, sort_keys=True) for place, value in self.values.items()}
+
+    def __str__(self) -> str:
+        return ", ".join(f"{place} = {value}" for place, value in self.as_json().items())
+
+
+NO_TRIAL: Final = Trial(0, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +53,7 @@ class Descent:
 
     config: JobConfig
     prepared: Prepared
+    trial: Trial = NO_TRIAL
     trained: dict[str, Trained] = field(default_factory=dict)
     passes: list[Pass] = field(default_factory=list)
 
@@ -49,18 +72,33 @@ class Descent:
     def train(self, name: str, pass_number: int) -> Steps[None]:
         """Train, score and measure one coordinate."""
         coordinate = self.config.coordinates[name]
-        step = CoordinateStep(name, pass_number)
+        step = CoordinateStep(name, pass_number, self.trial.number)
         offsets = self._inputs("train", without=name)
-        if isinstance(coordinate, FixedEffect):
+        if isinstance(coordinate, ExternalEffect):
+            trained = take_external_effect(
+                self.prepared, step, coordinate, sum(self.prepared.shards["train"].rows)
+            )
+        elif isinstance(coordinate, FixedEffect):
             trained = yield from train_fixed_effect(self.prepared, step, coordinate, offsets)
         else:
             trained = yield from train_random_effect(
                 self.prepared, step, coordinate, self.config.task, offsets
             )
-        self.trained[name] = trained
-        if self.prepared.has_validation:
+        yield from self.take(name, trained, pass_number)
+
+    def take(self, name: str, trained: Trained, pass_number: int) -> Steps[None]:
+        """Put a scored coordinate beside the others and measure them together."""
+        step = CoordinateStep(name, pass_number, self.trial.number)
+        trained = replace(
+            trained,
+            report=replace(trained.report, trial=self.trial.number, trial_values=self.trial.as_json()),
+        )
+        inputs = {role: self._inputs(role, without=name) for role in ROLES}
+        self.trained[name] = replace(trained, inputs=inputs)
+        if self.prepared.has_validation and self.prepared.is_labelled:
             metrics = yield from measure(self.config, self.prepared, step, self._inputs("validation"))
-            self.trained[name] = replace(trained, report=replace(trained.report, validation=metrics))
+            report = replace(trained.report, validation=metrics)
+            self.trained[name] = replace(self.trained[name], report=report)
         yield Report(coordinate=self.trained[name].report)
 
     def finish_pass(self, pass_number: int) -> bool:

@@ -17,7 +17,7 @@ from gdmix_core.tasks import (
     ScoreFixedEffect,
     ShardInput,
 )
-from gdmix_server.program.preparation import ROLES, Prepared
+from gdmix_server.program.prepared import ROLES, Prepared
 from gdmix_server.program.steps import CoordinateStep, Steps
 from gdmix_server.program.trained import Trained, regularization, scores_by_role
 from gdmix_server.state.model import CoordinateReport, FixedEffectOutcome, FixedEffectStage, Report
@@ -34,7 +34,7 @@ def train_fixed_effect(
     ready = yield from step.run("prepare", "preparing", [prepare])
     stage = FixedEffectStage(
         name=step.stage("optimise"),
-        title="fitting the fixed effect",
+        title=step.title("fitting the fixed effect"),
         coordinate=step.coordinate,
         pass_number=step.pass_number,
         design=design,
@@ -45,16 +45,21 @@ def train_fixed_effect(
         nonzeros=sum(result.nonzeros[step.coordinate] for result in shards.results),
         l2=f"{step.stage('prepare')}/l2",
         solver=coordinate.solver,
-        variances=coordinate.variance != "none",
+        variance=coordinate.variance,
         max_iterations=coordinate.max_iterations,
     )
     outcome = yield stage
     assert isinstance(outcome, FixedEffectOutcome)
     if not outcome.converged:
         yield _report_unconverged(step.coordinate, outcome)
-    arrays = {"theta": stage.theta} | ({"variances": stage.variance} if outcome.has_variances else {})
+    arrays = {"theta": stage.theta} | ({"variances": stage.variances} if outcome.has_variances else {})
     finish = FinishFixedEffect(
-        output="", design=design, index=prepared.index, has_variances=outcome.has_variances
+        output="",
+        design=design,
+        index=prepared.index,
+        has_variances=outcome.has_variances,
+        sparsity_threshold=coordinate.sparsity_threshold,
+        initial=prepared.initial_of(step.coordinate),
     )
     finished = yield from step.run("finish", "writing coefficients", [finish], arrays=arrays)
     model = finished.directories[0]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
-from gdmix_core.config import FixedEffect, JobConfig, RandomEffect
+from gdmix_core.config import ExternalEffect, FixedEffect, JobConfig, RandomEffect
 from gdmix_core.data.layout import DesignSpec, GroupingSpec
 from gdmix_core.errors import DataError
 from gdmix_core.tasks import (
+    MAIN_SOURCE,
     BuildPartition,
     BuildShard,
     DataInspected,
@@ -24,54 +25,14 @@ from gdmix_core.tasks import (
     ShardBuilt,
     Split,
     SplitEncoded,
+    TakeIndex,
 )
+from gdmix_server.program.alignment import report_unmatched
+from gdmix_server.program.initial import open_initial_model
+from gdmix_server.program.prepared import ROLES, InitialModel, Partitions, Prepared, Shards
 from gdmix_server.program.sizes import partition_count, shard_count
 from gdmix_server.program.steps import Steps, run
 from gdmix_server.state.model import Report
-
-ROLES: tuple[Role, ...] = ("train", "validation")
-
-
-@dataclass(frozen=True, slots=True)
-class Shards:
-    """The home shards of a role: their directories and sizes."""
-
-    directories: tuple[str, ...]
-    rows: tuple[int, ...]
-    results: tuple[ShardBuilt, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Partitions:
-    """The partitions of a grouping."""
-
-    directories: tuple[str, ...]
-    rows: tuple[int, ...]
-    entities: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """Everything training reads; `partitions` by (role, grouping)."""
-
-    index: str
-    schema_fingerprint: str
-    bag_sizes: Mapping[str, int]
-    designs: Mapping[str, DesignSpec]
-    groupings: Mapping[str, GroupingSpec]
-    metric_groupings: Mapping[str, GroupingSpec]
-    """By entity column."""
-    shards: Mapping[Role, Shards]
-    partitions: Mapping[tuple[Role, str], Partitions]
-
-    @property
-    def has_validation(self) -> bool:
-        """Whether there are rows to measure on."""
-        return bool(self.shards["validation"].directories)
-
-    def dimension(self, bags: tuple[str, ...], intercept: bool) -> int:
-        """Number of coefficients of a coordinate."""
-        return sum(self.bag_sizes[bag] for bag in bags) + int(intercept)
 
 
 def prepare_data(config: JobConfig) -> Steps[Prepared]:
@@ -83,25 +44,34 @@ def prepare_data(config: JobConfig) -> Steps[Prepared]:
             + metric_columns
         )
     )
+    external = {name: c.scores for name, c in config.coordinates.items() if isinstance(c, ExternalEffect)}
     inspect = InspectData(
         output="",
         data=config.data,
         features=dict(config.features),
         entity_columns=entity_columns,
         task=config.task,
+        external=external,
     )
+    initial = yield from open_initial_model(config)
+    scoring = config.action == "inference"
     outcome = yield from run("inspect", "inspecting the data", [inspect])
     inspected = cast("DataInspected", outcome.results[0])
     splits = inspected.splits
-    index = yield from _build_index(inspected)
-    rows = {role: sum(n for s, n in zip(splits, index.rows, strict=True) if s.role == role) for role in ROLES}
-    if rows["train"] == 0:
+    index = yield from _build_index(inspected, config.initial_model, scoring=scoring)
+    rows = {
+        role: sum(
+            n for s, n in zip(splits, index.rows, strict=True) if (s.role, s.source) == (role, MAIN_SOURCE)
+        )
+        for role in ROLES
+    }
+    if rows["train"] == 0 and config.data.train:
         raise DataError(f"data.train: no rows in {', '.join(config.data.train)}")
     if config.data.validation and rows["validation"] == 0:
         raise DataError(f"data.validation: no rows in {', '.join(config.data.validation)}")
     yield Report(train_rows=rows["train"], validation_rows=rows["validation"])
 
-    designs, groupings = _coordinate_specs(config, rows["train"])
+    designs, groupings = _coordinate_specs(config, rows["train"], initial)
     metric_groupings = {
         column: GroupingSpec(
             name=f"metric.{column}",
@@ -113,15 +83,22 @@ def prepare_data(config: JobConfig) -> Steps[Prepared]:
         for column in metric_columns
     }
     counts = {
-        "train": shard_count(rows["train"], config.data.shards),
+        "train": shard_count(rows["train"], config.data.shards) if rows["train"] else 0,
         "validation": shard_count(rows["validation"]) if rows["validation"] else 0,
     }
     spills = yield from _encode(inspected, index, counts)
     shards = yield from _build_shards(
-        index, spills, counts, tuple(designs.values()), groupings, tuple(metric_groupings.values())
+        index,
+        spills,
+        counts,
+        tuple(designs.values()),
+        groupings,
+        tuple(metric_groupings.values()),
+        tuple(external),
     )
+    yield from report_unmatched(config, shards)
     yield from _report_missing_entities(shards, groupings)
-    partitions = yield from _build_partitions(shards, groupings, metric_groupings)
+    partitions = yield from _build_partitions(shards, groupings, metric_groupings, scoring=scoring)
     return Prepared(
         index=index.directory,
         schema_fingerprint=index.merged.schema_fingerprint,
@@ -131,6 +108,8 @@ def prepare_data(config: JobConfig) -> Steps[Prepared]:
         metric_groupings=metric_groupings,
         shards=shards,
         partitions=partitions,
+        data=inspected.encoding.data,
+        initial=initial,
     )
 
 
@@ -141,42 +120,54 @@ class _Index:
     rows: tuple[int, ...]
 
 
-def _build_index(inspected: DataInspected) -> Steps[_Index]:
+def _build_index(inspected: DataInspected, initial: str | None, *, scoring: bool) -> Steps[_Index]:
     splits, encoding = inspected.splits, inspected.encoding
     outcome = yield from run(
         "index",
         "collecting features",
-        [IndexFeatures(output="", split=split, encoding=encoding) for split in splits],
+        [IndexFeatures(output="", split=split, encoding=encoding, count_only=scoring) for split in splits],
     )
     rows = tuple(cast("FeaturesIndexed", result).rows for result in outcome.results)
+    if scoring:
+        assert initial is not None
+        taken = yield from run(
+            "merge-index", "taking the model's feature index", [TakeIndex(output="", initial=initial)]
+        )
+        return _Index(taken.directories[0], cast("IndexMerged", taken.results[0]), rows)
     partials = tuple(d for d, split in zip(outcome.directories, splits, strict=True) if split.role == "train")
-    merge = MergeIndex(output="", encoding=encoding, partials=partials)
+    merge = MergeIndex(output="", encoding=encoding, partials=partials, initial=initial)
     merged = yield from run("merge-index", "merging the feature index", [merge])
     return _Index(merged.directories[0], cast("IndexMerged", merged.results[0]), rows)
 
 
 def _coordinate_specs(
-    config: JobConfig, train_rows: int
+    config: JobConfig, train_rows: int, initial: InitialModel | None
 ) -> tuple[dict[str, DesignSpec], dict[str, GroupingSpec]]:
     designs: dict[str, DesignSpec] = {}
     groupings: dict[str, GroupingSpec] = {}
     for name, coordinate in config.coordinates.items():
+        if isinstance(coordinate, ExternalEffect):
+            continue
         if isinstance(coordinate, FixedEffect):
             designs[name] = DesignSpec(name=name, bags=coordinate.features, intercept=coordinate.intercept)
         else:
             groupings[name] = GroupingSpec(
                 name=name,
                 entity_column=coordinate.random_effect,
-                partitions=partition_count(train_rows, coordinate.partitions),
+                partitions=partition_count(
+                    train_rows, coordinate.partitions or (initial.partitions.get(name) if initial else None)
+                ),
                 bags=coordinate.features,
                 intercept=coordinate.intercept,
+                min_rows=coordinate.min_rows,
+                max_rows=coordinate.max_rows,
             )
     return designs, groupings
 
 
 def _encode(
     inspected: DataInspected, index: _Index, counts: Mapping[str, int]
-) -> Steps[dict[Role, tuple[str, ...]]]:
+) -> Steps[dict[Role, dict[str, tuple[str, ...]]]]:
     # Splits without rows would leave spills with nothing in them; a role without rows has no shards at all.
     kept = [(s, n) for s, n in zip(inspected.splits, index.rows, strict=True) if n and counts[s.role]]
     outcome = yield from run(
@@ -196,10 +187,11 @@ def _encode(
     )
     results = [cast("SplitEncoded", result) for result in outcome.results]
     yield from _report_values(results, [split for split, _ in kept])
-    return {
-        role: tuple(d for d, (split, _) in zip(outcome.directories, kept, strict=True) if split.role == role)
-        for role in ROLES
-    }
+    spills: dict[Role, dict[str, tuple[str, ...]]] = {role: {} for role in ROLES}
+    for directory, (split, _) in zip(outcome.directories, kept, strict=True):
+        of_role = spills[split.role]
+        of_role[split.source] = (*of_role.get(split.source, ()), directory)
+    return spills
 
 
 def _report_values(results: list[SplitEncoded], splits: list[Split]) -> Steps[None]:
@@ -224,25 +216,27 @@ def _report_values(results: list[SplitEncoded], splits: list[Split]) -> Steps[No
 
 def _build_shards(
     index: _Index,
-    spills: Mapping[Role, tuple[str, ...]],
+    spills: Mapping[Role, Mapping[str, tuple[str, ...]]],
     counts: Mapping[str, int],
     designs: tuple[DesignSpec, ...],
     groupings: Mapping[str, GroupingSpec],
     metric_groupings: tuple[GroupingSpec, ...],
+    external: tuple[str, ...],
 ) -> Steps[dict[Role, Shards]]:
     of_role = {
         "train": tuple(groupings.values()),
-        "validation": (*groupings.values(), *metric_groupings),
+        "validation": (*map(_unsampled, groupings.values()), *metric_groupings),
     }
     units = [
         BuildShard(
             output="",
             role=role,
             shard=shard,
-            spills=spills[role],
+            spills=dict(spills[role]),
             bag_sizes=dict(index.merged.bag_sizes),
             designs=designs,
             groupings=of_role[role],
+            external=external,
         )
         for role in ROLES
         for shard in range(counts[role])
@@ -255,9 +249,15 @@ def _build_shards(
         found[role] = Shards(
             tuple(outcome.directories[i] for i in chosen), tuple(result.rows for result in results), results
         )
-    if sum(result.weight for result in found["train"].results) <= 0:
+    weights = [result.weight for result in found["train"].results]
+    if weights and sum(weights) <= 0:
         raise DataError("data.train: the weights of all rows are 0; at least one row needs a positive weight")
     return found
+
+
+def _unsampled(grouping: GroupingSpec) -> GroupingSpec:
+    """Return the grouping of rows that are scored only: all of them."""
+    return replace(grouping, min_rows=None, max_rows=None)
 
 
 def _report_missing_entities(
@@ -275,15 +275,25 @@ def _build_partitions(
     shards: Mapping[Role, Shards],
     groupings: Mapping[str, GroupingSpec],
     metric_groupings: Mapping[str, GroupingSpec],
+    *,
+    scoring: bool,
 ) -> Steps[dict[tuple[Role, str], Partitions]]:
-    wanted: list[tuple[Role, GroupingSpec]] = [("train", grouping) for grouping in groupings.values()]
+    wanted: list[tuple[Role, GroupingSpec]] = []
+    if shards["train"].directories:
+        wanted += [("train", grouping) for grouping in groupings.values()]
     if shards["validation"].directories:
-        wanted += [("validation", g) for g in (*groupings.values(), *metric_groupings.values())]
+        wanted += [("validation", _unsampled(grouping)) for grouping in groupings.values()]
+        wanted += [("validation", grouping) for grouping in metric_groupings.values()]
     if not wanted:
         return {}
     units = [
         BuildPartition(
-            output="", role=role, grouping=grouping, partition=partition, shards=shards[role].directories
+            output="",
+            role=role,
+            grouping=grouping,
+            partition=partition,
+            shards=shards[role].directories,
+            scoring=scoring,
         )
         for role, grouping in wanted
         for partition in range(grouping.partitions)

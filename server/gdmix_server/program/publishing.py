@@ -17,14 +17,14 @@ from gdmix_core.tasks import (
     PublishPart,
     RemoveWork,
 )
-from gdmix_server.program.descent import Pass
-from gdmix_server.program.preparation import Prepared
+from gdmix_server.program.descent import Pass, Trial
+from gdmix_server.program.prepared import Prepared
 from gdmix_server.program.program_input import ProgramInput
 from gdmix_server.program.steps import Steps, run
 from gdmix_server.state.model import Published, Report
 
 
-def publish(job: ProgramInput, prepared: Prepared, best: Pass) -> Steps[None]:
+def publish(job: ProgramInput, prepared: Prepared, best: Pass, trial: Trial) -> Steps[None]:
     """Take a version number, put the model directory together, write the store, seal, activate, clean up."""
     config = job.config
     model_root = f"{config.output}/models"
@@ -48,7 +48,7 @@ def publish(job: ProgramInput, prepared: Prepared, best: Pass) -> Steps[None]:
         index=prepared.index,
         parts=tuple(trained.part for trained in best.trained.values()),
         manifest={**_manifest(config, prepared, best), "reproducible": begun.reproducible},
-        run=_run(best),
+        run=_run(best, trial),
     )
     made = yield from run("publish.model", "putting the model together", [finish])
     model = cast("ModelFinished", made.results[0])
@@ -109,14 +109,13 @@ def _manifest(config: JobConfig, prepared: Prepared, best: Pass) -> dict[str, An
     return {
         "schema_fingerprint": prepared.schema_fingerprint,
         "config_digest": config_digest(config),
+        "offset_column": prepared.data.columns.offset,
         "train_rows": sum(prepared.shards["train"].rows),
         "validation_rows": sum(prepared.shards["validation"].rows),
         "coordinates": {
             name: {
-                "dimension": prepared.dimension(
-                    config.coordinates[name].features, config.coordinates[name].intercept
-                ),
-                "entities": trained.report.entities,
+                "dimension": prepared.dimension_of(config.coordinates[name]),
+                "entities": trained.report.entities + trained.carried_over,
                 "rows": trained.report.rows,
                 "coefficients": trained.report.coefficients,
                 "statuses": dict(trained.report.statuses),
@@ -127,8 +126,9 @@ def _manifest(config: JobConfig, prepared: Prepared, best: Pass) -> dict[str, An
     }
 
 
-def _run(best: Pass) -> dict[str, Any]:
+def _run(best: Pass, trial: Trial) -> dict[str, Any]:
     return {
+        **({"trial": trial.number, "trial_values": dict(trial.values)} if trial.number else {}),
         "kept_pass": best.pass_number,
         "seconds": {name: trained.report.seconds for name, trained in best.trained.items()},
     }

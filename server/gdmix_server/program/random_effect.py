@@ -17,7 +17,7 @@ from gdmix_core.tasks import (
     TrainRandomEffect,
     WriteOffsets,
 )
-from gdmix_server.program.preparation import ROLES, Prepared
+from gdmix_server.program.prepared import ROLES, Prepared
 from gdmix_server.program.steps import CoordinateStep, Steps
 from gdmix_server.program.trained import Trained, regularization, scores_by_role
 from gdmix_server.state.model import CoordinateReport, Report
@@ -57,13 +57,15 @@ def train_random_effect(
             dimension=prepared.dimension(coordinate.features, coordinate.intercept),
             index=prepared.index,
             regularization=regularization(coordinate),
-            variances=coordinate.variance != "none",
+            variance=coordinate.variance,
             max_iterations=coordinate.max_iterations,
             partition_directory=directory,
             validation_directory=held_out.directories[partition] if held_out else None,
             offsets=offsets.directories,
             shards=len(shards.directories),
             validation_shards=len(prepared.shards["validation"].directories),
+            sparsity_threshold=coordinate.sparsity_threshold,
+            initial=prepared.initial_of(step.coordinate),
         )
         for partition, directory in enumerate(partitions.directories)
     ]
@@ -71,6 +73,7 @@ def train_random_effect(
     results = [cast("RandomEffectTrained", result) for result in outcome.results]
     statuses = sum((Counter(result.statuses) for result in results), Counter())
     yield from _report_unconverged(step.coordinate, statuses, results)
+    yield from _report_untrained(step.coordinate, coordinate, results)
     assembled = yield from step.run(
         "assemble",
         "gathering scores",
@@ -99,7 +102,27 @@ def train_random_effect(
         validation=(),
     )
     part = ModelPart(coordinate=step.coordinate, directories=outcome.directories)
-    return Trained(part, scores_by_role(prepared, assembled.directories), report)
+    return Trained(
+        part,
+        scores_by_role(prepared, assembled.directories),
+        report,
+        carried_over=sum(result.carried_over for result in results),
+    )
+
+
+def _report_untrained(name: str, coordinate: RandomEffect, results: list[RandomEffectTrained]) -> Steps[None]:
+    untrained = sum(result.untrained for result in results)
+    passive = sum(result.passive_rows for result in results)
+    carried = sum(result.carried_over for result in results)
+    if passive:
+        yield Report(notice=f"{name}: {passive:,} rows are scored only; entities are trained on the others")
+    if untrained:
+        why = f"fewer than {coordinate.min_rows:,}" if coordinate.min_rows else "no"
+        yield Report(
+            notice=f"{name}: {untrained:,} entities have no model, having {why} rows to be trained on"
+        )
+    if carried:
+        yield Report(notice=f"{name}: {carried:,} entities are taken over from the initial model")
 
 
 def _report_unconverged(name: str, statuses: Counter[str], results: list[RandomEffectTrained]) -> Steps[None]:

@@ -24,14 +24,20 @@ def run(name: str, title: str, units: Sequence[Task], rows: tuple[int, ...] = ()
 
 @dataclass(frozen=True, slots=True)
 class CoordinateStep:
-    """One coordinate in one pass: the names and labels of its stages."""
+    """One coordinate in one pass, of one trial where there is a search: the names and labels of its stages."""
 
     coordinate: str
     pass_number: int
+    trial: int = 0
 
     def stage(self, suffix: str) -> str:
         """Return the name of a stage, unique in the job."""
-        return f"{self.coordinate}.{self.pass_number}.{suffix}"
+        trial = f"trial-{self.trial}." if self.trial else ""
+        return f"{trial}{self.coordinate}.{self.pass_number}.{suffix}"
+
+    def title(self, text: str) -> str:
+        """Return what a person reads while a stage runs."""
+        return f"trial {self.trial}: {text}" if self.trial else text
 
     def run(
         self,
@@ -46,7 +52,7 @@ class CoordinateStep:
         return _run(
             UnitStage(
                 name=self.stage(suffix),
-                title=title,
+                title=self.title(title),
                 units=tuple(units),
                 coordinate=self.coordinate,
                 pass_number=self.pass_number,

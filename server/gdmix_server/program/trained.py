@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from gdmix_core.config import AnyCoordinate
-from gdmix_core.tasks import ModelPart, Regularization, Role
-from gdmix_server.program.preparation import Prepared
+from gdmix_core.config import FixedEffect, RandomEffect
+from gdmix_core.tasks import ModelPart, Regularization, Role, ShardInput
+from gdmix_server.program.prepared import Prepared
 from gdmix_server.state.model import CoordinateReport
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A coordinate as it stands: coefficient directories, score blocks by role and shard, report."""
+    """A coordinate as it stands: coefficient directories, score blocks by role and shard, report.
+
+    `inputs` are the home shards with the score blocks of the other coordinates that were its offset;
+    `carried_over` counts the entities in its files that an initial model gave, which the report does not count.
+    """
 
     part: ModelPart
     scores: dict[Role, tuple[str, ...]]
     report: CoordinateReport
+    inputs: dict[Role, tuple[ShardInput, ...]] = field(default_factory=dict)
+    carried_over: int = 0
 
 
 def scores_by_role(prepared: Prepared, directories: tuple[str, ...]) -> dict[Role, tuple[str, ...]]:
@@ -25,7 +31,7 @@ def scores_by_role(prepared: Prepared, directories: tuple[str, ...]) -> dict[Rol
     return {"train": directories[:train], "validation": directories[train:]}
 
 
-def regularization(coordinate: AnyCoordinate) -> Regularization:
+def regularization(coordinate: FixedEffect | RandomEffect) -> Regularization:
     """Return a coordinate's ridge strengths in the form that workers read."""
     l2 = coordinate.l2
     groups = {"default": 1.0, **l2} if isinstance(l2, dict) else {"default": l2}

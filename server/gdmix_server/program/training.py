@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from gdmix_server.program.descent import Descent
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+
+from gdmix_core.config import JobConfig, with_values
+from gdmix_core.metrics import parse_metric
+from gdmix_server.program.descent import NO_TRIAL, Descent, Trial
 from gdmix_server.program.preparation import prepare_data
+from gdmix_server.program.prepared import Prepared
 from gdmix_server.program.program_input import ProgramInput
 from gdmix_server.program.publishing import publish
+from gdmix_server.program.results import write_results
 from gdmix_server.program.steps import Steps
 from gdmix_server.state.model import Report
 
@@ -14,19 +22,55 @@ def training_program(job: ProgramInput) -> Steps[None]:
     """Train and publish a mixed-effect model by block coordinate descent.
 
     Each coordinate is fitted with the others' current scores as its offset, `passes` times through; the pass
-    that measured best on the validation rows is published. A pass that improves nothing is the last.
+    that measured best on the validation rows is published. A pass that improves nothing is the last. With a
+    `search`, every point of the grid is such a descent over the same prepared data, and the best one is
+    published.
 
     Raises:
         gdmix_core.errors.GdmixError: The job cannot succeed; the message says why.
     """
     prepared = yield from prepare_data(job.config)
-    descent = Descent(job.config, prepared)
-    for pass_number in range(1, job.config.passes + 1):
-        for coordinate in job.config.coordinates:
+    best: Descent | None = None
+    for trial in trials(job.config):
+        descent = yield from _descend(job.config, prepared, trial)
+        if best is None or _improves(descent, best):
+            best = descent
+    assert best is not None
+    if best.trial is not NO_TRIAL:
+        yield Report(notice=f"trial {best.trial.number} measured best: {best.trial}")
+    yield Report(kept_pass=best.best.pass_number, kept_trial=best.trial.number)
+    if job.config.results == "gdmix":
+        yield from write_results(best.config, prepared, best.best.trained)
+    yield from publish(replace(job, config=best.config), prepared, best.best, best.trial)
+
+
+def trials(config: JobConfig) -> Iterator[Trial]:
+    """Yield the points of the config's grid, the last place varying fastest; one without values if there is none."""
+    if not config.search:
+        yield NO_TRIAL
+        return
+    for number, values in enumerate(product(*config.search.values()), start=1):
+        yield Trial(number, dict(zip(config.search, values, strict=True)))
+
+
+def _descend(config: JobConfig, prepared: Prepared, trial: Trial) -> Steps[Descent]:
+    """Go through the coordinates until the passes are over or one improves nothing."""
+    if trial is not NO_TRIAL:
+        config = with_values(config, dict(trial.values))
+        yield Report(notice=f"trial {trial.number}: {trial}")
+    descent = Descent(config, prepared, trial)
+    for pass_number in range(1, config.passes + 1):
+        for coordinate in config.coordinates:
             yield from descent.train(coordinate, pass_number)
         improved = descent.finish_pass(pass_number)
-        if not improved and pass_number < job.config.passes:
+        if not improved and pass_number < config.passes:
             yield Report(notice=f"pass {pass_number} improved nothing; stopping there")
             break
-    yield Report(kept_pass=descent.best.pass_number)
-    yield from publish(job, prepared, descent.best)
+    return descent
+
+
+def _improves(candidate: Descent, best: Descent) -> bool:
+    value, so_far = candidate.best.value, best.best.value
+    if value is None or so_far is None:
+        return False
+    return parse_metric(candidate.config.effective_metrics[0]).improves(value, so_far)

@@ -16,7 +16,7 @@ from gdmix_core.tasks import (
     ShardInput,
     ShardMeasured,
 )
-from gdmix_server.program.preparation import Prepared
+from gdmix_server.program.prepared import Prepared
 from gdmix_server.program.steps import CoordinateStep, Steps
 from gdmix_server.state.model import Metric as ReportedMetric
 

@@ -117,7 +117,10 @@ class Job:
             self.change(effects, validation_rows=report.validation_rows)
         if report.kept_pass is not None:
             kept = (
-                replace(coordinate, kept=coordinate.pass_number == report.kept_pass)
+                replace(
+                    coordinate,
+                    kept=(coordinate.pass_number, coordinate.trial) == (report.kept_pass, report.kept_trial),
+                )
                 for coordinate in self.row.coordinates
             )
             self.change(effects, coordinates=tuple(kept))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from gdmix_core.data.layout import DesignSpec
 from gdmix_core.tasks import ShardInput, Task, TaskResult
@@ -89,7 +89,7 @@ class FixedEffectStage:
     l2: str
     """Key of the ridge vector, float64 [dimension]."""
     solver: str
-    variances: bool
+    variance: Literal["none", "simple", "full"]
     max_iterations: int
 
     @property
@@ -98,7 +98,7 @@ class FixedEffectStage:
         return f"{self.name}/theta"
 
     @property
-    def variance(self) -> str:
+    def variances(self) -> str:
         """Key under which diag(H⁻¹) is kept."""
         return f"{self.name}/variances"
 
@@ -166,6 +166,10 @@ class CoordinateReport:
     seconds: float
     validation: tuple[Metric, ...]
     kept: bool = False
+    trial: int = 0
+    """Of a search, from 1; 0 when nothing is searched."""
+    trial_values: Mapping[str, str] = field(default_factory=dict)
+    """What the trial tries: values as JSON by their place in the config."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +196,8 @@ class Report:
     validation_rows: int | None = None
     kept_pass: int | None = None
     """The published model is taken from this pass."""
+    kept_trial: int = 0
+    """And from this trial of a search."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

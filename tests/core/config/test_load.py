@@ -8,14 +8,21 @@ from pathlib import Path
 import pytest
 
 from gdmix_core.config import (
+    Columns,
+    DataConfig,
+    ExternalEffect,
+    FeatureColumn,
     FixedEffect,
     JobConfig,
     RandomEffect,
+    ScoreFiles,
+    Source,
     config_digest,
     config_from_json,
     config_to_json,
     load_config,
     parse_config,
+    with_values,
 )
 from gdmix_core.errors import ConfigError
 
@@ -35,6 +42,11 @@ coordinates:
 metrics: [auc, "auc:user_id"]
 output: runs/movielens
 """
+
+COLUMNS = "columns: {label: response, weight: w, optional: [weight, offset]}"
+SOURCE = "{train: m/t, validation: m/v, uid: row}"
+THIRTY_TWO = list(range(1, 33))
+EXTERNAL = "{fixed_effect: external, scores: {train: s/t.csv, validation: up-1, score: logit}}"
 
 
 def changed(*replacements: tuple[str, str]) -> str:
@@ -118,6 +130,15 @@ def test_paths_are_relative_to_the_file_and_overrides_to_the_current_directory(
         load_config("jobs/job.yaml", {"passes": 0})
 
 
+def test_paths_may_lead_upwards(tmp_path: Path) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/job.yaml").write_text(
+        changed(("data/train.parquet", "../../t/../u"), ("runs/movielens", ".."))
+    )
+    config = load_config(tmp_path / "a/b/job.yaml")
+    assert (config.data.train, config.output) == ((str(tmp_path / "t/../u"),), str(tmp_path / "a"))
+
+
 def test_absolute_and_remote_paths_stay(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(
         changed(("data/train.parquet", "s3://bucket/t"), ("runs/movielens", "/r"))
@@ -132,6 +153,75 @@ def test_reading_configs_needs_no_heavy_module() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
     )
     assert done.stdout.strip() == "set()"
+
+
+def test_what_effects_may_have_besides() -> None:
+    config = parse_config(
+        changed(
+            ("columns: {label: response}", f"{COLUMNS}\n  sources: {{more: {SOURCE}}}"),
+            ("gender]", "{column: taste, kind: vector, names: n, source: more}]"),
+            ("l2: 1e-3", "l2: 1e-3, variance: simple, sparsity_threshold: 1e-4"),
+            ("  per_user: {", f"  deep: {EXTERNAL}\n  per_user: {{min_rows: 2, max_rows: 2, "),
+            ("output: ", "results: gdmix\ninitial_model: m/1\noutput: "),
+        )
+    )
+    assert config.data.columns.optional == ("weight", "offset")
+    assert (config.data.sources["more"].train, config.data.sources["more"].uid) == (("m/t",), "row")
+    taste = config.features["user"][1]
+    assert (taste.names, taste.source) == ("n", "more")
+    fixed, deep, random = config.coordinates.values()
+    assert isinstance(fixed, FixedEffect)
+    assert (fixed.variance, fixed.sparsity_threshold) == ("simple", 1e-4)
+    assert isinstance(deep, ExternalEffect)
+    assert (deep.scores.train, deep.scores.validation, deep.scores.score) == ("s/t.csv", "up-1", "logit")
+    assert deep.missing == "error"
+    assert isinstance(random, RandomEffect)
+    assert (random.min_rows, random.max_rows) == (2, 2)
+    assert (config.action, config.results, config.initial_model) == ("train", "gdmix", "m/1")
+    assert config_from_json(config_to_json(config)) == config
+
+
+def test_every_input_path_is_relative_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(
+        changed(
+            ("columns: {label: response}", f"metadata: x.json\n  sources: {{more: {SOURCE}}}"),
+            ("gender]", "{column: taste, kind: vector, names: n}]"),
+            ("  per_user: {", f"  deep: {EXTERNAL}\n  per_user: {{"),
+            ("output: ", "initial_model: m/1\noutput: "),
+        )
+    )
+    config = load_config(tmp_path / "job.yaml")
+    deep = config.coordinates["deep"]
+    assert isinstance(deep, ExternalEffect)
+    assert config.data.metadata == str(tmp_path / "x.json")
+    assert config.data.sources["more"].validation == (str(tmp_path / "m/v"),)
+    assert config.features["user"][1].names == str(tmp_path / "n")
+    # An upload has a name, not a path.
+    assert (deep.scores.train, deep.scores.validation) == (str(tmp_path / "s/t.csv"), "up-1")
+    assert config.initial_model == str(tmp_path / "m/1")
+
+
+def test_inference_needs_no_training_data_and_no_label() -> None:
+    config = parse_config(
+        changed(
+            ("  train: data/train.parquet\n", ""),
+            ("columns: {label: response}", "columns: {optional: [label]}"),
+            ("output: ", "action: inference\ninitial_model: m/1\noutput: "),
+        )
+    )
+    assert (config.action, config.data.train) == ("inference", ())
+
+
+def test_a_trial_has_its_values_and_nothing_to_search() -> None:
+    places = "{passes: [1, 2], coordinates.global.l2: [1, 2], coordinates.per_user.l2.movie.genres: [7]}"
+    config = parse_config(changed(("output: ", f"search: {places}\noutput: ")))
+    trial = with_values(
+        config,
+        {"passes": 2, "coordinates.global.l2": 2, "coordinates.per_user.l2.movie.genres": 7},
+    )
+    assert (trial.passes, trial.search) == (2, {})
+    assert trial.coordinates["global"].l2 == 2.0
+    assert trial.coordinates["per_user"].l2 == {"default": 2.0, "movie.genres": 7.0, "intercept": 4.0}
 
 
 # ---- mistakes -------------------------------------------------------------------------------------------
@@ -227,6 +317,145 @@ def test_reading_configs_needs_no_heavy_module() -> None:
         ("output: ", "task: x\noutput: ", "14: task: stands twice"),
         ("gender]", "gender, {column: a, column: b}]", "8: features.user[2].column: stands twice"),
         ("output: ", "1: x\noutput: ", "1: a key must be a string"),
+        # sources
+        (
+            "columns: {label: response}",
+            "sources: {m: {train: t}}",
+            "6: data.sources.m.validation: data has validation files, data.sources.m has none",
+        ),
+        (
+            "validation: [data/v1.csv, data/v2.csv]\n  columns: {label: response}",
+            "sources: {m: {train: t, validation: v}}",
+            "5: data.sources.m.validation: data.sources.m has validation files, data has none",
+        ),
+        (
+            "columns: {label: response}",
+            "sources: {a/b: {train: t, validation: v}}",
+            "6: data.sources.a/b: allowed are letters, digits, '_', '.' and '-'",
+        ),
+        (
+            "columns: {label: response}",
+            "sources: {m: {train: t, validation: v, uidd: x}}",
+            "6: data.sources.m.uidd: unknown key; did you mean uid?",
+        ),
+        ("data/train.parquet", "' '", "4: data.train: an empty path; give a file, a directory or a glob"),
+        (
+            "gender]",
+            "{column: b, source: m}]",
+            "8: features.user: column 'b': found source m; declared are none",
+        ),
+        (
+            "gender]",
+            "{column: b, kind: text, names: n}]",
+            "8: features.user[1]: names means nothing for kind text; its options: min_df, weighting",
+        ),
+        # columns that may be absent
+        (
+            "label: response",
+            "optional: [uid]",
+            "6: data.columns.optional[0]: found 'uid'; allowed: one of 'label'",
+        ),
+        (
+            "label: response",
+            "optional: [label]",
+            "6: data.columns.optional: found label; training needs one; allowed are weight, offset",
+        ),
+        # bounds on entities
+        (
+            "random_effect: user_id",
+            "random_effect: u, min_rows: 3, max_rows: 2",
+            "12: coordinates.per_user: min_rows 3 is above max_rows 2",
+        ),
+        (
+            "random_effect: user_id",
+            "random_effect: u, min_rows: 0",
+            "12: coordinates.per_user.min_rows: found 0; allowed: greater than or equal to 1",
+        ),
+        (
+            "l2: 1e-3",
+            "min_rows: 3",
+            "11: coordinates.global.min_rows: unknown key; ",
+        ),
+        (
+            "l2: 1e-3",
+            "variance: half",
+            "11: coordinates.global.variance: found 'half'; allowed: one of 'none', 'simple' or 'full'",
+        ),
+        (
+            "l2: 1e-3",
+            "sparsity_threshold: -1",
+            "11: coordinates.global.sparsity_threshold: found -1; allowed: greater than or equal to 0",
+        ),
+        # scores of an outside model
+        (
+            "{fixed_effect: logistic_regression, features: [user, movie], l2: 1e-3}",
+            "{fixed_effect: external, scores: {train: s.csv}}",
+            "11: coordinates.global.scores.validation: missing; the validation rows need scores as well",
+        ),
+        (
+            "{fixed_effect: logistic_regression, features: [user, movie], l2: 1e-3}",
+            "{fixed_effect: external}",
+            "11: coordinates.global.scores: missing; it is required",
+        ),
+        (
+            "{fixed_effect: logistic_regression, features: [user, movie], l2: 1e-3}",
+            "{fixed_effect: external, scores: {train: s.csv, validation: 'a b'}}",
+            "11: coordinates.global.scores.validation: upload 'a b' is not a name",
+        ),
+        (
+            "{fixed_effect: logistic_regression, features: [user, movie], l2: 1e-3}",
+            "{fixed_effect: external, scores: {train: a, validation: b, sore: x}}",
+            "11: coordinates.global.scores.sore: unknown key; did you mean score?",
+        ),
+        (
+            "{fixed_effect: logistic_regression, features: [user, movie], l2: 1e-3}",
+            "{fixed_effect: external, scores: {train: a, validation: b}, l2: 1}",
+            "11: coordinates.global.l2: unknown key; allowed: fixed_effect, scores, missing",
+        ),
+        # scoring only
+        (
+            "output: ",
+            "action: inference\noutput: ",
+            "1: initial_model: missing; action inference needs a model to score with",
+        ),
+        (
+            "output: ",
+            "action: inference\ninitial_model: m\npasses: 2\noutput: ",
+            "16: passes: found 2; nothing is trained with action inference",
+        ),
+        ("output: ", "action: score\noutput: ", "14: action: found 'score'; allowed: one of 'train' or"),
+        ("output: ", "results: all\noutput: ", "14: results: found 'all'; allowed: one of 'none' or 'gdmix'"),
+        # a grid
+        (
+            "output: ",
+            "search: {coordinates.global.l2: []}\noutput: ",
+            "14: search.coordinates.global.l2: no values; give a list of at least one",
+        ),
+        (
+            "output: ",
+            "search: {coordinates.global.features: [[user]]}\noutput: ",
+            "14: search.coordinates.global.features: cannot be searched; allowed are passes, and of a trained",
+        ),
+        (
+            "output: ",
+            "search: {coordinates.globl.l2: [1]}\noutput: ",
+            "14: search.coordinates.globl.l2: cannot be searched",
+        ),
+        (
+            "output: ",
+            "search: {coordinates.global.l2: [1, -1]}\noutput: ",
+            "14: search.coordinates.global.l2[1]: found -1; Input should be greater than or equal to 0",
+        ),
+        (
+            "output: ",
+            "search: {coordinates.global.l2.users: [1]}\noutput: ",
+            "14: search.coordinates.global.l2.users[0]: found 1; coordinates.global.l2.users: no such feature",
+        ),
+        (
+            "output: ",
+            f"search: {{passes: {THIRTY_TWO}, coordinates.global.l2: {THIRTY_TWO}}}\noutput: ",
+            "14: search: 1024 trials; allowed: 1000",
+        ),
     ],
 )
 def test_one_mistake_gives_one_message_with_its_line(old: str, new: str, expected: str) -> None:
@@ -252,6 +481,16 @@ def test_all_mistakes_come_at_once() -> None:
         "output",
         "keep",
     ]
+
+
+def test_what_needs_validation_rows_says_so() -> None:
+    no_rows = ("  validation: [data/v1.csv, data/v2.csv]\n", "")
+    (problem,) = problems(changed(no_rows, ("output: ", "search: {passes: [1, 2]}\noutput: ")))
+    assert problem.startswith(
+        "job.yaml:13: search: the best trial is chosen on validation rows of a training"
+    )
+    (problem,) = problems(changed(no_rows, ("  per_user: {", f"  deep: {EXTERNAL}\n  per_user: {{")))
+    assert problem.startswith("job.yaml:11: coordinates.deep.scores.validation: there are no validation rows")
 
 
 def test_a_coordinate_may_be_called_like_its_kind() -> None:
@@ -296,8 +535,16 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
 
 def test_every_field_is_documented() -> None:
     reference = (Path(__file__).parents[3] / "docs/config.md").read_text(encoding="utf-8")
-    from gdmix_core.config import Columns, DataConfig, FeatureColumn
-
-    for model in (JobConfig, DataConfig, Columns, FeatureColumn, FixedEffect, RandomEffect):
+    for model in (
+        JobConfig,
+        DataConfig,
+        Columns,
+        Source,
+        FeatureColumn,
+        FixedEffect,
+        ExternalEffect,
+        ScoreFiles,
+        RandomEffect,
+    ):
         for name in model.model_fields:
             assert f"`{name}`" in reference, f"{model.__name__}.{name}"

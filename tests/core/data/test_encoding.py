@@ -299,8 +299,10 @@ def test_many_batches_and_row_groups_give_what_one_batch_gives(
     monkeypatch.setattr(readers, "BATCH_ROWS", 37)
     path = write(tmp_path / "many" / "r.parquet", columns, row_group_size=111)
     (pieces,), _ = encoded(path, features, entities=("user",))
-    for name in ("uid", "label", "weight", "offset", "row"):
+    for name in ("uid", "row"):
         np.testing.assert_array_equal(getattr(pieces.rows, name), getattr(whole.rows, name))
+    for name in ("label", "weight", "offset"):
+        np.testing.assert_array_equal(pieces.rows.numbers[name], whole.rows.numbers[name])
     for name in ("indptr", "indices", "values"):
         a, b = (getattr(split.rows.bags["b"], name) for split in (pieces, whole))
         assert a.dtype == b.dtype
@@ -339,11 +341,11 @@ def test_longest_entity_id_is_that_of_the_store() -> None:
 def test_offset_and_weight_come_from_their_columns_else_zero_and_one(tmp_path: Path) -> None:
     path = write(tmp_path / "r.parquet", {"w": [2, 0], "o": pa.array([1, -1], pa.int8())})
     (split,), _ = encoded(path, {}, roles={"weight": "w", "offset": "o"})
-    assert split.rows.weight.tolist() == [2.0, 0.0]
-    assert split.rows.offset.tolist() == [1.0, -1.0]
+    assert split.rows.numbers["weight"].tolist() == [2.0, 0.0]
+    assert split.rows.numbers["offset"].tolist() == [1.0, -1.0]
     (plain,), _ = encoded(path, {})
-    assert plain.rows.weight.tolist() == [1.0, 1.0]
-    assert plain.rows.offset.tolist() == [0.0, 0.0]
+    assert plain.rows.numbers["weight"].tolist() == [1.0, 1.0]
+    assert plain.rows.numbers["offset"].tolist() == [0.0, 0.0]
 
 
 # ---- bad rows -------------------------------------------------------------------------------------------

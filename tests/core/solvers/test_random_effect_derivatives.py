@@ -76,7 +76,7 @@ SHAPES = ((30, 3, 7, 1), (5, 12, 7, 4))
 @pytest.mark.parametrize(("intercept", "free"), [(True, False), (True, True), (False, False)])
 def test_variances_are_the_diagonal_of_the_inverse_hessian(loss: Loss, intercept: bool, free: bool) -> None:
     p, matrices = problems_of(loss, *SHAPES, intercept=intercept, free=free)
-    solutions = solve(p, loss, variances=True, threads=2)
+    solutions = solve(p, loss, variance="full", threads=2)
     assert solutions.variances is not None
     for e, X in enumerate(matrices):
         columns = slice(p.coefficient_ptr[e], p.coefficient_ptr[e + 1])

@@ -140,7 +140,7 @@ def test_no_rows_and_no_weight_give_the_prior(loss: Loss, free: bool) -> None:
 
 def test_no_entities() -> None:
     nothing = entity(np.empty((0, 2)), np.empty(0), copies=0)
-    solutions = solve(nothing, Loss.LOGISTIC, variances=True, threads=2)
+    solutions = solve(nothing, Loss.LOGISTIC, variance="full", threads=2)
     assert solutions.coefficients.size == 0
     assert solutions.status.size == 0
 
@@ -164,7 +164,7 @@ def test_extreme_offsets_stay_finite(loss: Loss, offset: float, X: np.ndarray, f
     y = (np.arange(n) % 2).astype(float)
     l2 = np.ones(X.shape[1] + 1)
     l2[0] = 0.0 if free else 1.0
-    solutions = solve(entity(X, y, l2, offset=offset), loss, variances=True)
+    solutions = solve(entity(X, y, l2, offset=offset), loss, variance="full")
     assert np.isfinite(solutions.coefficients).all()
     assert solutions.variances is not None
     assert np.isfinite(solutions.variances).all()
@@ -223,7 +223,7 @@ def test_broken_numbers_fail_alone(spoil) -> None:
     clean = solve(entity(X_TALL, y, copies=6), Loss.LOGISTIC)
     problems = entity(X_TALL, y, copies=6)
     spoil(problems)
-    solutions = solve(problems, Loss.LOGISTIC, variances=True)
+    solutions = solve(problems, Loss.LOGISTIC, variance="full")
     assert solutions.status.tolist() == [EntityStatus.NUMERICAL_FAILURE] + [EntityStatus.CONVERGED] * 5
     assert np.isfinite(solutions.coefficients).all()
     assert solutions.variances is not None

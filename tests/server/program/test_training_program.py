@@ -15,7 +15,7 @@ from gdmix_core.metrics import MetricValue
 from gdmix_core.publish_ticket import PublishTicket
 from gdmix_core.solvers.entity_status import EntityStatus
 from gdmix_core.solvers.fixed_effect import FixedEffectStatus
-from gdmix_server.program import ProgramInput, training_program
+from gdmix_server.program import ProgramInput, job_program
 from gdmix_server.state.model import FixedEffectOutcome, FixedEffectStage, Report, UnitsOutcome, UnitStage
 
 CONFIG = """
@@ -33,6 +33,25 @@ metrics: [auc, logloss, "auc:user_id"]
 output: out
 """
 
+OPENED = (
+    tasks.OpenedCoordinate(
+        name="global",
+        effect="logistic_regression",
+        features=("user", "movie"),
+        intercept=True,
+        entity_column="",
+        parts=0,
+    ),
+    tasks.OpenedCoordinate(
+        name="per_user",
+        effect="random_effect",
+        features=("movie",),
+        intercept=True,
+        entity_column="user_id",
+        parts=3,
+    ),
+)
+
 Answer = Callable[[tasks.Task], tasks.TaskResult]
 
 
@@ -49,7 +68,7 @@ class Driver:
         self.stages: list[UnitStage | FixedEffectStage] = []
         self.reports: list[Report] = []
         self._aucs, self._rows = iter(aucs), rows
-        program = training_program(
+        program = job_program(
             ProgramInput(
                 job_id="j1",
                 config=config,
@@ -94,7 +113,9 @@ class Driver:
             case tasks.IndexFeatures():
                 rows = self._rows[0] if task.split.role == "train" else self._rows[1]
                 return tasks.FeaturesIndexed(seconds=0, rows=rows)
-            case tasks.MergeIndex():
+            case tasks.OpenModel():
+                return tasks.ModelOpened(seconds=0, task="logistic_regression", coordinates=OPENED)
+            case tasks.MergeIndex() | tasks.TakeIndex():
                 return tasks.IndexMerged(
                     seconds=0, bag_sizes={"user": 1, "movie": 19}, schema_fingerprint="0" * 16
                 )
@@ -128,6 +149,18 @@ class Driver:
                     ),
                     validation_rows_unseen=0,
                 )
+            case tasks.LoadFixedEffect():
+                return tasks.FixedEffectLoaded(seconds=0, coefficients=21)
+            case tasks.ScorePartition():
+                return tasks.PartitionScored(seconds=0, rows=5, rows_unseen=2)
+            case tasks.ClearResults():
+                return tasks.ResultsCleared(seconds=0)
+            case tasks.WriteScores():
+                return tasks.ScoresWritten(seconds=0, rows=5)
+            case tasks.WriteModelFile():
+                return tasks.ModelFileWritten(seconds=0, models=2)
+            case tasks.WriteSummary():
+                return tasks.SummaryWritten(seconds=0)
             case tasks.MeasureShard():
                 return tasks.ShardMeasured(seconds=0, rows=5, sums={"logloss": (3.0, 5.0, 5.0)})
             case tasks.MergeRuns():
@@ -311,13 +344,20 @@ def test_no_rows_is_an_error_that_names_the_input(rows: tuple[int, int], path: s
 
 
 def test_every_task_kind_is_used_or_drives_an_optimisation() -> None:
-    driver = Driver(parse_config(CONFIG), [0.6, 0.7, 0.6, 0.65])
-    used = {type(unit) for stage in driver.stages if isinstance(stage, UnitStage) for unit in stage.units}
+    used = {
+        type(unit) for stage in stages_of_all_sorts() if isinstance(stage, UnitStage) for unit in stage.units
+    }
     assert set(tasks.RESULT_OF) - used == {tasks.EvaluateFixedEffect}
 
 
+def stages_of_all_sorts() -> list[UnitStage | FixedEffectStage]:
+    """The stages of a training with every option, and of a scoring job."""
+    trained = Driver(parse_config(CONFIG + "results: gdmix\ninitial_model: before\n"), [0.6, 0.7, 0.6, 0.65])
+    text = CONFIG.replace("passes: 3", "passes: 1") + "action: inference\ninitial_model: before\n"
+    return [*trained.stages, *Driver(parse_config(text), [0.6, 0.7]).stages]
+
+
 def test_tasks_survive_the_wire() -> None:
-    driver = Driver(parse_config(CONFIG), [0.6, 0.7, 0.6, 0.65])
-    for stage in driver.stages:
+    for stage in stages_of_all_sorts():
         for unit in stage.units if isinstance(stage, UnitStage) else ():
             assert tasks.task_from_json(unit.kind, tasks.to_json(unit)) == unit

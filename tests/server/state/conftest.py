@@ -304,7 +304,7 @@ def fixed_effect(rows: Sequence[int] = (10, 10, 10, 10), name: str = "fit") -> F
         nonzeros=1,
         l2="prepare/l2",
         solver="newton",
-        variances=False,
+        variance="none",
         max_iterations=50,
     )
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from gdmix_core.data.array_file import read_segment, write_arrays
-from gdmix_core.data.scores import read_home_shard, total_offset, write_score_block
+from gdmix_core.data.score_blocks import total_offset, write_score_block
+from gdmix_core.data.scores import read_home_shard
 from gdmix_core.errors import InternalError
 from gdmix_core.solvers.fixed_effect.derivatives import evaluate, score
 from gdmix_core.solvers.fixed_effect.shard import FixedEffectShard, FixedEffectSums
@@ -31,6 +33,8 @@ from gdmix_core.tasks import (
 )
 from gdmix_trainer.context import TaskContext
 from gdmix_trainer.tasks.indexes import feature_index_of
+
+Float64Array = npt.NDArray[np.float64]
 
 
 def prepare(task: PrepareFixedEffect, context: TaskContext) -> FixedEffectPrepared:
@@ -73,18 +77,54 @@ def finish(task: FinishFixedEffect, context: TaskContext) -> FixedEffectFinished
     """Write the solution: as an array for scoring, as a coefficient file for the model."""
     from gdmix_core.model.coefficients import write_fixed_effect
 
-    theta = context.pull("theta")
+    theta = context.pull("theta").copy()
     variances = context.pull("variances") if task.has_variances else None
     index = feature_index_of(task.index)
     bags, names, terms = index.coordinate_names(task.design.bags, task.design.intercept)
     if len(bags) != len(theta):
         raise InternalError(f"{task.design.name}: {len(theta)} coefficients for {len(bags)} features")
+    unseen = theta == 0.0
+    if task.sparsity_threshold:
+        first = 1 if task.design.intercept else 0
+        theta[first:][np.abs(theta[first:]) <= task.sparsity_threshold] = 0.0
+    if task.initial is not None:
+        theta = _carried_over(task, theta, unseen)
     output = Path(task.output)
     write_arrays(output / THETA_FILE, [{"theta": theta}])
     write_fixed_effect(
         output / COEFFICIENTS_FILE, theta, bags=bags, names=names, terms=terms, variances=variances
     )
     return FixedEffectFinished(nonzero=int(np.count_nonzero(theta)), seconds=0.0)
+
+
+def _carried_over(
+    task: FinishFixedEffect, theta: Float64Array, unseen: npt.NDArray[np.bool_]
+) -> Float64Array:
+    """Return the solution with the initial model's coefficients of features that no training row has.
+
+    The gradient of such a feature is that of its penalty alone, so that solvers leave it at exactly 0. What became
+    0 by being small is not one of these.
+    """
+    from gdmix_core.data.feature_index import FeatureIndex
+    from gdmix_core.data.feature_mapping import feature_mapping
+    from gdmix_core.model import open_model
+    from gdmix_core.model.coefficients import read_fixed_effect
+
+    assert task.initial is not None
+    model = open_model(task.initial)
+    manifest = model.manifest.coordinate(task.design.name)
+    if manifest.kind != "fixed_effect" or manifest.external:
+        return theta
+    number = feature_mapping(
+        FeatureIndex.load(model.feature_index),
+        (manifest.features, manifest.intercept),
+        feature_index_of(task.index),
+        (task.design.bags, task.design.intercept),
+    )
+    known = number >= 0
+    before = np.zeros(len(theta))
+    before[number[known]] = read_fixed_effect(model.fixed_effect(task.design.name)).coefficients[known]
+    return np.where(unseen, before, theta)
 
 
 def score_shard(task: ScoreFixedEffect, context: TaskContext) -> ShardScored:

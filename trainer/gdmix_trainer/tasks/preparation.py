@@ -6,10 +6,12 @@ from pathlib import Path
 
 from gdmix_core.data.home_shards import HomeShardPaths, build_home_shard
 from gdmix_core.data.partitions import build_partition, build_scoring_partition
+from gdmix_core.data.shard_rows import Mismatch
 from gdmix_core.data.spill import write_spill
 from gdmix_core.tasks import (
     PARTITION_FILE,
     ROWS_FILE,
+    SCORES_FILE,
     SPILL_FILE,
     BuildPartition,
     BuildShard,
@@ -23,18 +25,23 @@ from gdmix_core.tasks import (
     PartitionBuilt,
     ShardBuilt,
     SplitEncoded,
+    Unmatched,
     design_file,
+    external_directory,
     grouping_file,
+    score_source,
 )
 from gdmix_trainer.context import TaskContext
 from gdmix_trainer.tasks.indexes import feature_index_of
+
+_NAMED = 5
 
 
 def inspect_data(task: InspectData, context: TaskContext) -> DataInspected:
     """Find the files, settle every column's kind, cut the input into splits."""
     from gdmix_core.data.inspection import inspect_data as inspect
 
-    splits, encoding = inspect(task.data, task.features, task.entity_columns, task.task)
+    splits, encoding = inspect(task.data, task.features, task.entity_columns, task.task, task.external)
     context.check()
     return DataInspected(splits=splits, encoding=encoding, seconds=0.0)
 
@@ -42,8 +49,12 @@ def inspect_data(task: InspectData, context: TaskContext) -> DataInspected:
 def index_features(task: IndexFeatures, context: TaskContext) -> FeaturesIndexed:
     """Collect one split's terms and moments and count its rows."""
     from gdmix_core.data.feature_index import index_split
+    from gdmix_core.data.readers import count_rows
 
-    rows = index_split(task.split, task.encoding, Path(task.output))
+    if task.count_only:
+        rows = count_rows(task.split, task.encoding.uid_column(task.split.source))
+    else:
+        rows = index_split(task.split, task.encoding, Path(task.output))
     context.advance(rows=rows)
     return FeaturesIndexed(rows=rows, seconds=0.0)
 
@@ -53,8 +64,14 @@ def merge_index(task: MergeIndex, context: TaskContext) -> IndexMerged:
     from gdmix_core.data.feature_index import merge_index as merge
 
     context.check()
+    initial = None
+    if task.initial is not None:
+        from gdmix_core.data.feature_index import FeatureIndex
+        from gdmix_core.model import open_model
+
+        initial = FeatureIndex.load(open_model(task.initial).feature_index)
     bag_sizes, fingerprint = merge(
-        task.encoding, [Path(partial) for partial in task.partials], Path(task.output)
+        task.encoding, [Path(partial) for partial in task.partials], Path(task.output), initial
     )
     return IndexMerged(bag_sizes=bag_sizes, schema_fingerprint=fingerprint, seconds=0.0)
 
@@ -79,11 +96,17 @@ def build_shard(task: BuildShard, context: TaskContext) -> ShardBuilt:
         rows=output / ROWS_FILE,
         designs={design.name: output / design_file(design.name) for design in task.designs},
         groupings={grouping.name: output / grouping_file(grouping.name) for grouping in task.groupings},
+        scores={
+            score_source(name): Path(external_directory(task.output, name), SCORES_FILE)
+            for name in task.external
+        },
     )
+    for path in paths.scores.values():
+        path.parent.mkdir(exist_ok=True)
     context.check()
     summary = build_home_shard(
         task.shard,
-        [Path(spill) / SPILL_FILE for spill in task.spills],
+        {source: [Path(spill) / SPILL_FILE for spill in spills] for source, spills in task.spills.items()},
         paths,
         designs=task.designs,
         groupings=task.groupings,
@@ -95,13 +118,24 @@ def build_shard(task: BuildShard, context: TaskContext) -> ShardBuilt:
         nonzeros=dict(summary.nonzeros),
         without_entity=dict(summary.without_entity),
         weight=summary.weight,
+        unmatched=tuple(_unmatched(source, found) for source, found in summary.mismatches.items()),
         seconds=0.0,
+    )
+
+
+def _unmatched(source: str, found: Mismatch) -> Unmatched:
+    return Unmatched(
+        source=source,
+        missing=len(found.missing),
+        missing_examples=tuple(found.missing[:_NAMED].tolist()),
+        extra=len(found.extra),
+        extra_examples=tuple(found.extra[:_NAMED].tolist()),
     )
 
 
 def build_one_partition(task: BuildPartition, context: TaskContext) -> PartitionBuilt:
     """Gather one partition from all home shards: for training, or for scoring validation rows."""
-    trains = task.role == "train" and task.grouping.bags is not None
+    trains = task.role == "train" and task.grouping.bags is not None and not task.scoring
     build = build_partition if trains else build_scoring_partition
     context.check()
     summary = build(

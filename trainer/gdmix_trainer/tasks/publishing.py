@@ -189,7 +189,7 @@ def _manifest(task: FinishModel) -> ModelManifest:
         bag_sizes=dict(index.bag_sizes),
         schema_fingerprint=index.schema_fingerprint,
         features=config.model_dump(mode="json")["features"],
-        offset_column=config.data.columns.offset,
+        offset_column=task.manifest["offset_column"],
         metrics=coordinates[-1].validation if coordinates else {},
         config_digest=task.manifest.get("config_digest", ""),
         reproducible=task.manifest["reproducible"],
@@ -198,11 +198,23 @@ def _manifest(task: FinishModel) -> ModelManifest:
 
 
 def _coordinate_manifest(config: JobConfig, name: str, found: dict[str, Any]) -> CoordinateManifest:
-    from gdmix_core.config import FixedEffect
+    from gdmix_core.config import ExternalEffect, FixedEffect
     from gdmix_core.model import CoordinateManifest
 
     coordinate = config.coordinates[name]
     statuses: dict[str, int] = dict(found.get("statuses", {}))
+    if isinstance(coordinate, ExternalEffect):
+        return CoordinateManifest(
+            name=name,
+            kind="fixed_effect",
+            features=(),
+            intercept=False,
+            dimension=0,
+            l2=0.0,
+            model=coordinate.fixed_effect,
+            rows=found.get("rows", 0),
+            validation=dict(found.get("validation", {})),
+        )
     fixed = isinstance(coordinate, FixedEffect)
     return CoordinateManifest(
         name=name,

@@ -6,21 +6,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
-from gdmix_core.data.partitions import (
-    TrainingPartition,
-    read_partition,
-    read_scoring_partition,
-    score_partition,
-)
+from gdmix_core.data.partitions import TrainingPartition, read_partition, read_scoring_partition
+from gdmix_core.data.score_blocks import write_score_block
 from gdmix_core.data.scores import (
     assemble_scores,
     read_home_shard,
     read_partition_offsets,
     write_offsets,
     write_partition_scores,
-    write_score_block,
 )
+from gdmix_core.model.coefficients import write_random_effect
+from gdmix_core.model.partition_model import PartitionModel, PreviousModel, score_block
+from gdmix_core.solvers.entity_status import EntityStatus
 from gdmix_core.solvers.losses import Loss
 from gdmix_core.tasks import (
     COEFFICIENTS_FILE,
@@ -39,11 +38,14 @@ from gdmix_core.tasks import (
     grouping_file,
 )
 from gdmix_trainer.context import TaskContext
+from gdmix_trainer.tasks.active_rows import active_rows
 from gdmix_trainer.tasks.fixed_effect import offsets_of
 from gdmix_trainer.tasks.indexes import feature_index_of
 
 if TYPE_CHECKING:
     from gdmix_core.solvers.random_effect import EntityProblems, EntitySolutions
+
+BoolArray = npt.NDArray[np.bool_]
 
 _NAMED_UNCONVERGED = 20
 
@@ -64,32 +66,40 @@ def train(task: TrainRandomEffect, context: TaskContext) -> RandomEffectTrained:
 
     output = Path(task.output)
     partition = read_partition(Path(task.partition_directory) / PARTITION_FILE)
+    previous = _previous(task, partition)
     problems = _problems(task, partition)
     context.check()
     solutions = solve(
-        problems, Loss(task.loss), variances=task.variances, max_iterations=task.max_iterations, threads=1
+        active_rows(problems, partition.active),
+        Loss(task.loss),
+        variance=task.variance,
+        initial=None if previous is None else previous.coefficients,
+        max_iterations=task.max_iterations,
+        threads=1,
     )
     context.advance(rows=partition.rows, entities=partition.entities)
     context.check()
-    _write_coefficients(output / COEFFICIENTS_FILE, partition, solutions)
-    scores = linear_predictor(problems, solutions.coefficients)
+    model = PartitionModel.of(partition, solutions, task.sparsity_threshold, previous)
+    write_random_effect(output / COEFFICIENTS_FILE, model.stored)
+    scores = linear_predictor(problems, model.local)
     write_partition_scores(output / SCORES_FILE, partition, scores)
     unseen = 0
     if task.validation_directory is not None:
         context.check()
         held_out = read_scoring_partition(Path(task.validation_directory) / PARTITION_FILE)
-        scored = score_partition(
-            held_out, partition.ids, partition.coefficient_ptr, partition.features, solutions.coefficients
-        )
+        scored = score_block(held_out, model.stored.block)
         write_partition_scores(output / VALIDATION_SCORES_FILE, held_out, scored.scores)
         unseen = scored.unseen_rows
     return RandomEffectTrained(
-        entities=partition.entities,
+        entities=int(np.count_nonzero(model.trained)),
         rows=partition.rows,
-        coefficients=len(solutions.coefficients),
-        statuses=_statuses(solutions),
-        unconverged=_unconverged(partition, solutions),
+        coefficients=len(model.stored.block.coefficients),
+        statuses=_statuses(solutions, model.trained),
+        unconverged=_unconverged(partition, solutions, model.trained),
         validation_rows_unseen=unseen,
+        untrained=model.untrained,
+        passive_rows=0 if partition.active is None else int(np.count_nonzero(partition.active == 0)),
+        carried_over=model.carried_over,
         seconds=0.0,
     )
 
@@ -128,41 +138,27 @@ def _problems(task: TrainRandomEffect, partition: TrainingPartition) -> EntityPr
     )
 
 
-def _write_coefficients(path: Path, partition: TrainingPartition, solutions: EntitySolutions) -> None:
-    from gdmix_core.model.coefficients import RandomEffectCoefficients, write_random_effect
-    from gdmix_core.store.record import CoefficientBlock
-
-    block = CoefficientBlock(
-        ids_bytes=partition.ids.data,
-        ids_ptr=partition.ids.ptr,
-        coefficient_ptr=partition.coefficient_ptr,
-        indices=partition.features,
-        coefficients=solutions.coefficients,
-        variances=solutions.variances,
+def _previous(task: TrainRandomEffect, partition: TrainingPartition) -> PreviousModel | None:
+    """Return what the initial model says of this partition; None without one, or where it has no such effect."""
+    if task.initial is None:
+        return None
+    return PreviousModel.read(
+        task.initial, task.grouping, task.partition, feature_index_of(task.index), partition
     )
-    part = RandomEffectCoefficients(
-        block=block,
-        rows=np.diff(partition.row_ptr),
-        status=solutions.status,
-        iterations=solutions.iterations,
-        gradient_norm=solutions.gradient_norm,
-    )
-    write_random_effect(path, part)
 
 
-def _statuses(solutions: EntitySolutions) -> dict[str, int]:
-    """Count entities by status name, leaving out those that do not occur."""
-    from gdmix_core.solvers.random_effect import EntityStatus
-
-    counts = np.bincount(solutions.status, minlength=len(EntityStatus))
+def _statuses(solutions: EntitySolutions, trained: BoolArray) -> dict[str, int]:
+    """Count trained entities by status name, leaving out those that do not occur."""
+    counts = np.bincount(solutions.status[trained], minlength=len(EntityStatus))
     return {status.name.lower(): int(counts[status]) for status in EntityStatus if counts[status]}
 
 
-def _unconverged(partition: TrainingPartition, solutions: EntitySolutions) -> tuple[Unconverged, ...]:
-    """Name the first entities, in id order, that did not meet the certificate."""
-    from gdmix_core.solvers.random_effect import EntityStatus
-
-    first = np.flatnonzero(solutions.status != EntityStatus.CONVERGED)[:_NAMED_UNCONVERGED]
+def _unconverged(
+    partition: TrainingPartition, solutions: EntitySolutions, trained: BoolArray
+) -> tuple[Unconverged, ...]:
+    """Name the first trained entities, in id order, that did not meet the certificate."""
+    failed = trained & (solutions.status != EntityStatus.CONVERGED)
+    first = np.flatnonzero(failed)[:_NAMED_UNCONVERGED]
     return tuple(
         Unconverged(
             entity=partition.ids[entity].decode("utf-8", "replace"),

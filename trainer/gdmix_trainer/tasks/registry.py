@@ -18,7 +18,15 @@ from gdmix_core.errors import UsageError
 from gdmix_core.tasks import Task, TaskResult
 from gdmix_trainer.context import TaskContext
 from gdmix_trainer.data_roots import DataRoots
-from gdmix_trainer.tasks import fixed_effect, preparation, publishing, random_effect, validation
+from gdmix_trainer.tasks import (
+    fixed_effect,
+    initial_model,
+    preparation,
+    publishing,
+    random_effect,
+    results,
+    validation,
+)
 
 TaskFunction: TypeAlias = Callable[[Any, TaskContext], TaskResult]
 
@@ -26,6 +34,8 @@ TASK_FUNCTIONS: dict[type[Task], TaskFunction] = {
     tasks.InspectData: preparation.inspect_data,
     tasks.IndexFeatures: preparation.index_features,
     tasks.MergeIndex: preparation.merge_index,
+    tasks.OpenModel: initial_model.open_model,
+    tasks.TakeIndex: initial_model.take_index,
     tasks.EncodeSplit: preparation.encode_split,
     tasks.BuildShard: preparation.build_shard,
     tasks.BuildPartition: preparation.build_one_partition,
@@ -36,6 +46,8 @@ TASK_FUNCTIONS: dict[type[Task], TaskFunction] = {
     tasks.WriteOffsets: random_effect.offsets,
     tasks.TrainRandomEffect: random_effect.train,
     tasks.AssembleScores: random_effect.assemble,
+    tasks.LoadFixedEffect: initial_model.load_fixed_effect,
+    tasks.ScorePartition: initial_model.score_partition,
     tasks.MeasureShard: validation.measure_shard,
     tasks.MergeRuns: validation.merge_runs,
     tasks.MeasureEntities: validation.measure_entities,
@@ -43,6 +55,10 @@ TASK_FUNCTIONS: dict[type[Task], TaskFunction] = {
     tasks.FinishModel: publishing.finish_model,
     tasks.PublishPart: publishing.publish_part,
     tasks.FinishPublish: publishing.finish_publish,
+    tasks.ClearResults: results.clear_results,
+    tasks.WriteScores: results.write_scores,
+    tasks.WriteModelFile: results.write_model_file,
+    tasks.WriteSummary: results.write_summary,
     tasks.RemoveWork: publishing.remove_work,
 }
 """Functions measure no time: `run_task` fills the result's `seconds` in."""

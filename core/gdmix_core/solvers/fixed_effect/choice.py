@@ -8,6 +8,7 @@ from gdmix_core.errors import UsageError
 from gdmix_core.solvers.fixed_effect.lbfgs import LbfgsDriver
 from gdmix_core.solvers.fixed_effect.newton import NewtonDriver
 from gdmix_core.solvers.fixed_effect.problem import Driver, FixedEffectProblem
+from gdmix_core.solvers.variance import Variance
 
 Solver = Literal["auto", "newton", "lbfgs"]
 
@@ -25,7 +26,11 @@ _LBFGS_ROUNDS: Final = 60
 
 
 def choose_driver(
-    problem: FixedEffectProblem, rows: int, nonzeros: int, solver: Solver = "auto", variances: bool = False
+    problem: FixedEffectProblem,
+    rows: int,
+    nonzeros: int,
+    solver: Solver = "auto",
+    variance: Variance = "none",
 ) -> Driver:
     """Return a new driver.
 
@@ -34,7 +39,7 @@ def choose_driver(
         rows: training rows in all.
         nonzeros: stored features in all, the implicit intercept not counted.
         solver: "newton" or "lbfgs" to force one.
-        variances: whether to return diag(H⁻¹); only Newton has it exactly, so it wins while it is allowed.
+        variance: which variances to return; only Newton has the full ones, so it wins while it is allowed.
     """
     if solver == "newton":
         if problem.dimension > NEWTON_FORCED_CAP:
@@ -42,16 +47,18 @@ def choose_driver(
                 f"solver: newton needs a Hessian of {problem.dimension}×{problem.dimension}; "
                 f"allowed are up to {NEWTON_FORCED_CAP} coefficients: use lbfgs or auto"
             )
-        return NewtonDriver(problem, variances=variances)
+        return NewtonDriver(problem, variance=variance)
     if solver == "lbfgs":
-        return LbfgsDriver(problem, variances=variances)
+        return LbfgsDriver(problem, variance=variance)
     if solver != "auto":
         raise UsageError(f"solver: {solver!r} is unknown; allowed are auto, newton, lbfgs")
     if problem.dimension > NEWTON_DIMENSION_CAP:
-        return LbfgsDriver(problem, variances=variances)
-    if variances or newton_seconds(problem.dimension, rows, nonzeros) <= lbfgs_seconds(rows, nonzeros):
-        return NewtonDriver(problem, variances=variances)
-    return LbfgsDriver(problem, variances=variances)
+        return LbfgsDriver(problem, variance=variance)
+    if variance == "full" or newton_seconds(problem.dimension, rows, nonzeros) <= lbfgs_seconds(
+        rows, nonzeros
+    ):
+        return NewtonDriver(problem, variance=variance)
+    return LbfgsDriver(problem, variance=variance)
 
 
 def newton_seconds(dimension: int, rows: int, nonzeros: int) -> float:

@@ -33,6 +33,7 @@ from gdmix_core.solvers.fixed_effect.problem import (
 )
 from gdmix_core.solvers.fixed_effect.shard import FixedEffectSums
 from gdmix_core.solvers.losses import Loss
+from gdmix_core.solvers.variance import Variance
 
 Float64Array = npt.NDArray[np.float64]
 Steps = Generator[EvaluationRequest, FixedEffectSums, Evaluation]
@@ -49,9 +50,9 @@ class LbfgsDriver(Driver):
     """SciPy's L-BFGS-B, stopped by the gradient's certificate, then slope-driven rounds where it stalls."""
 
     def __init__(
-        self, problem: FixedEffectProblem, *, variances: bool = False, max_iterations: int = 2000
+        self, problem: FixedEffectProblem, *, variance: Variance = "none", max_iterations: int = 2000
     ) -> None:
-        super().__init__(problem, variances=variances, max_iterations=max_iterations)
+        super().__init__(problem, variance=variance, max_iterations=max_iterations)
         self._iterations = 0
 
     def _run(self) -> Dialogue:
@@ -63,7 +64,7 @@ class LbfgsDriver(Driver):
             at = yield from self._scipy_rounds(at)
         if not at.converged:
             at = yield from self._slope_rounds(at)
-        return self._solution(at, self._verdict(at), self._iterations, self._variances(at))
+        return self._solution(at, self._verdict(at), self._iterations, self._simple_variances(at))
 
     def _verdict(self, at: Evaluation) -> FixedEffectStatus:
         if not at.converged:
@@ -73,13 +74,6 @@ class LbfgsDriver(Driver):
         if free_intercept and at.sums.curvature[0] < _SATURATED * at.sums.weight_sum:
             return FixedEffectStatus.UNBOUNDED
         return FixedEffectStatus.CONVERGED
-
-    def _variances(self, at: Evaluation) -> Float64Array | None:
-        """Return 1 / diag(H), and 0 where nothing determines a coefficient."""
-        if not self.variances:
-            return None
-        diagonal = at.sums.curvature + self.problem.l2
-        return np.where(diagonal > 0.0, 1.0 / np.where(diagonal > 0.0, diagonal, 1.0), 0.0)
 
     def _scale(self, at: Evaluation) -> Float64Array:
         """Return the preconditioner 1 / sqrt(diag(H)), float64[D]."""

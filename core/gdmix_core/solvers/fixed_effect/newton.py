@@ -26,6 +26,7 @@ from gdmix_core.solvers.fixed_effect.problem import (
 )
 from gdmix_core.solvers.fixed_effect.shard import FixedEffectSums, unpack_upper
 from gdmix_core.solvers.losses import Loss
+from gdmix_core.solvers.variance import Variance
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -43,9 +44,9 @@ class NewtonDriver(Driver):
     """Damped Newton with a backtracking line search; its state is (θ, iteration)."""
 
     def __init__(
-        self, problem: FixedEffectProblem, *, variances: bool = False, max_iterations: int = 200
+        self, problem: FixedEffectProblem, *, variance: Variance = "none", max_iterations: int = 200
     ) -> None:
-        super().__init__(problem, variances=variances, max_iterations=max_iterations)
+        super().__init__(problem, variance=variance, max_iterations=max_iterations)
 
     def _run(self) -> Dialogue:
         at = yield from self._start(hessian=True)
@@ -64,7 +65,7 @@ class NewtonDriver(Driver):
                     break
                 polishing += 1
                 # The last Hessian serves once more, unless its inverse is part of the result.
-                polished = yield from self._evaluate(at.theta + step, hessian=self.variances)
+                polished = yield from self._evaluate(at.theta + step, hessian=self.variance == "full")
                 if not (polished.finite and polished.converged):
                     break
                 at = polished
@@ -79,7 +80,9 @@ class NewtonDriver(Driver):
             if at.sums.hessian is not None:
                 system = self._factor(at.sums)
             iterations += 1
-        return self._solution(at, status, iterations, system.inverse_diagonal() if self.variances else None)
+        if self.variance == "full":
+            return self._solution(at, status, iterations, system.inverse_diagonal())
+        return self._solution(at, status, iterations, self._simple_variances(at))
 
     def _factor(self, sums: FixedEffectSums) -> NewtonSystem:
         if sums.hessian is None:

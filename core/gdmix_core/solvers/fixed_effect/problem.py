@@ -22,6 +22,7 @@ import numpy.typing as npt
 from gdmix_core.errors import InternalError, UsageError
 from gdmix_core.solvers.fixed_effect.shard import FixedEffectSums
 from gdmix_core.solvers.losses import Loss
+from gdmix_core.solvers.variance import Variance
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -113,7 +114,7 @@ class FixedEffectSolution:
         value: the objective, regularisation included.
         gradient_norm: max_j |g_j|.
         tolerance_ratio: max_j |g_j| / allowed_j; the certificate holds if and only if it is ≤ 1.
-        variances: diag(H⁻¹) (Newton), 1 / diag(H) (L-BFGS, "simple"), or None if not asked for.
+        variances: diag(H⁻¹), or 1 / diag(H) (`simple`, and L-BFGS always), or None if not asked for.
     """
 
     theta: Float64Array
@@ -194,9 +195,9 @@ class Driver:
     sums brings it to the same state. Use as a context manager, or `close`, to drop one before its end.
     """
 
-    def __init__(self, problem: FixedEffectProblem, *, variances: bool, max_iterations: int) -> None:
+    def __init__(self, problem: FixedEffectProblem, *, variance: Variance, max_iterations: int) -> None:
         self.problem = problem
-        self.variances = variances
+        self.variance = variance
         self.max_iterations = max_iterations
         self._evaluations = 0
         self._dialogue = self._run()
@@ -265,6 +266,13 @@ class Driver:
                 break
             at = moved
         return at
+
+    def _simple_variances(self, at: Evaluation) -> Float64Array | None:
+        """Return 1 / diag(H), and 0 where nothing determines a coefficient; None when none are asked for."""
+        if self.variance == "none":
+            return None
+        diagonal = at.sums.curvature + self.problem.l2
+        return np.where(diagonal > 0.0, 1.0 / np.where(diagonal > 0.0, diagonal, 1.0), 0.0)
 
     def _solution(
         self, at: Evaluation, status: FixedEffectStatus, iterations: int, variances: Float64Array | None

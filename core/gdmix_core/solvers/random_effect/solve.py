@@ -35,6 +35,7 @@ from gdmix_core.solvers.random_effect.problem_arrays import (
 from gdmix_core.solvers.random_effect.problems import EntityProblems, EntitySolutions
 from gdmix_core.solvers.random_effect.threads import on_threads
 from gdmix_core.solvers.random_effect.variances import inverse_hessian_diagonals
+from gdmix_core.solvers.variance import Variance
 
 Float64Array = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
@@ -44,7 +45,7 @@ def solve(
     problems: EntityProblems,
     loss: Loss,
     *,
-    variances: bool = False,
+    variance: Variance = "none",
     initial: npt.NDArray[Any] | None = None,
     max_iterations: int = 100,
     threads: int = 1,
@@ -57,7 +58,7 @@ def solve(
     Args:
         problems: the entities.
         loss: the loss.
-        variances: also return the diagonal of each inverse Hessian at the solution.
+        variance: which variances to return, if any.
         initial: float64[C], where to start instead of the prior mean, say the previous pass's solution; MUST be finite.
         max_iterations: most Newton steps of an entity.
         threads: threads to use; kernels release the GIL.
@@ -109,8 +110,11 @@ def solve(
         left = left[np.argsort(-cost[left], kind="stable")]
         _solve_carefully(loss, p, left, free, start, warm, max_iterations, outputs, result, threads)
     _settle(result, p.coefficient_ptr, method)
-    if variances:
-        result.variances = inverse_hessian_diagonals(p, loss, result.coefficients, method, threads)
+    if variance != "none":
+        simple = variance == "simple"
+        result.variances = inverse_hessian_diagonals(
+            p, loss, result.coefficients, method, threads, simple=simple
+        )
     return result
 
 

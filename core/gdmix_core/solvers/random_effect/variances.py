@@ -141,6 +141,7 @@ def variances_of_range(
     p: ProblemArrays,
     coefficients: Float64Array,
     method: npt.NDArray[np.int8],
+    simple: bool,
     out: Float64Array,
 ) -> None:
     """Fill the variances of the entities low:high."""
@@ -164,9 +165,9 @@ def variances_of_range(
         for j in range(d):
             free += 1 if m.l2[j] == 0.0 else 0
         free_intercept = p.intercept and m.l2[0] == 0.0
-        if n < d and n <= _MOST_DENSE and n > 0 and free == (1 if free_intercept else 0):
+        if not simple and n < d and n <= _MOST_DENSE and n > 0 and free == (1 if free_intercept else 0):
             woodbury_diagonal(m, curvature, free_intercept, out[c0:c1])
-        elif d <= _MOST_DENSE:
+        elif not simple and d <= _MOST_DENSE:
             H = np.zeros((d, d))
             for j in range(d):
                 H[j, j] = m.l2[j]
@@ -191,11 +192,13 @@ def inverse_hessian_diagonals(
     coefficients: Float64Array,
     method: npt.NDArray[np.int8],
     threads: int,
+    *,
+    simple: bool = False,
 ) -> Float64Array:
     """Return the diagonal of every entity's inverse Hessian, float64[C].
 
     Exact up to `_MOST_DENSE` rows or coefficients; beyond, 1 / H_jj (a lower bound). Where the Hessian is singular the
-    numbers are very large but finite; entities with broken data get 0.
+    numbers are very large but finite; entities with broken data get 0. With `simple`, 1 / H_jj for all.
     """
     out = np.zeros(coefficients.size)
     entities = method.size
@@ -205,7 +208,7 @@ def inverse_hessian_diagonals(
         if part.size
     ]
     on_threads(
-        lambda part: variances_of_range(int(loss), part[0], part[1], p, coefficients, method, out),
+        lambda part: variances_of_range(int(loss), part[0], part[1], p, coefficients, method, simple, out),
         parts,
         threads,
     )

@@ -16,6 +16,7 @@ from gdmix_core.data.csr import SparseRows
 from gdmix_core.data.home_shards import HomeShardPaths, HomeShardSummary, build_home_shard
 from gdmix_core.data.layout import DesignSpec, GroupingSpec
 from gdmix_core.data.spill import EncodedRows, EntityColumn, write_spill
+from gdmix_core.tasks import MAIN_SOURCE
 
 BAG_SIZES = {"user": 5, "movie": 7}
 DESIGN = DesignSpec(name="global", bags=("user", "movie"), intercept=True)
@@ -39,10 +40,11 @@ def encode(source: str, rows: list[Row]) -> EncodedRows:
     return EncodedRows(
         source=source,
         uid=np.array([row.uid for row in rows], np.int64),
-        label=np.array([row.label for row in rows], np.float64),
-        weight=np.array([row.weight for row in rows], np.float64),
-        offset=np.array([row.offset for row in rows], np.float64),
         row=np.arange(len(rows), dtype=np.int64),
+        numbers={
+            name: np.array([getattr(row, name) for row in rows], np.float64)
+            for name in ("label", "weight", "offset")
+        },
         entities={
             "user_id": EntityColumn(
                 ByteStrings.of([row.user or b"" for row in rows]),
@@ -88,7 +90,7 @@ class Plane:
     def build(self, shard: int) -> HomeShardSummary:
         return build_home_shard(
             shard,
-            self.spills,
+            {MAIN_SOURCE: self.spills},
             self.paths(shard),
             designs=[DESIGN],
             groupings=[PER_USER, BY_USER],

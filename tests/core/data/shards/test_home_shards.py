@@ -136,9 +136,9 @@ def test_specs_must_name_what_the_spills_hold(plane, make_row) -> None:
     data = plane(given=[[make_row(1)]], shards=1)
     spec = GroupingSpec(name="by_user", entity_column="item", partitions=1, bags=None, intercept=False)
     with pytest.raises(InternalError, match="holds no entity column 'item'"):
-        build_home_shard(0, data.spills, data.paths(0), designs=[], groupings=[spec], bag_sizes={})
+        build_home_shard(0, {"": data.spills}, data.paths(0), designs=[], groupings=[spec], bag_sizes={})
     with pytest.raises(InternalError, match="home shard 0 has no encoded splits"):
-        build_home_shard(0, [], data.paths(0), designs=[], groupings=[], bag_sizes={})
+        build_home_shard(0, {"": []}, data.paths(0), designs=[], groupings=[], bag_sizes={})
 
 
 def test_features_outside_of_their_bag_are_refused(plane, make_row) -> None:
@@ -154,10 +154,10 @@ def test_spill_refuses_arrays_that_do_not_fit(tmp_path) -> None:
     column = np.zeros(2)
     numbers = np.arange(2)
     bag = SparseRows(np.array([0, 2, 2]), np.array([1, 1], np.int32), np.ones(2))
-    rows = EncodedRows("x.csv", numbers, column, column, column, numbers, {}, {"b": bag})
+    rows = EncodedRows("x.csv", numbers, numbers, {"label": column}, {}, {"b": bag})
     with pytest.raises(InternalError, match=r"x\.csv: feature bag 'b': features of row 0"):
         write_spill(tmp_path / "spill", rows, 1)
-    rows = EncodedRows("x.csv", numbers, column[:1], column, column, numbers, {}, {})
+    rows = EncodedRows("x.csv", numbers, numbers, {"label": column[:1]}, {}, {})
     with pytest.raises(InternalError, match="array 'label' does not fit 2 rows"):
         write_spill(tmp_path / "spill", rows, 1)
 

@@ -163,7 +163,7 @@ def test_spills_must_be_those_of_all_shards_in_order(plane, tmp_path) -> None:
     with pytest.raises(InternalError, match="by_user-1: is not the partition spill of home shard 1"):
         build_partition(0, mixed, tmp_path / "p")
     build_partition(0, data.groupings("per_user"), tmp_path / "p")
-    with pytest.raises(InternalError, match="is not a scoring partition of format 1"):
+    with pytest.raises(InternalError, match="is not a scoring partition of format 2"):
         read_scoring_partition(tmp_path / "p")
 
 
@@ -173,5 +173,6 @@ def test_partition_files_say_nothing_about_time_or_place(plane, tmp_path) -> Non
     build_partition(0, data.groupings("per_user"), tmp_path / "p")
     with ArrayFile(tmp_path / "p") as file:
         assert set(file.metadata) == {
-            "format", "kind", "grouping", "partition", "partitions", "dimension", "intercept"
+            "format", "kind", "grouping", "partition", "partitions", "dimension", "intercept",
+            "min_rows", "max_rows",
         }  # fmt: skip

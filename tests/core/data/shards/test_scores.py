@@ -4,15 +4,13 @@ import numpy as np
 import pytest
 
 from gdmix_core.data.partitions import build_partition, read_partition
+from gdmix_core.data.score_blocks import read_score_block, total_offset, write_score_block
 from gdmix_core.data.scores import (
     assemble_scores,
     read_home_shard,
     read_partition_offsets,
-    read_score_block,
-    total_offset,
     write_offsets,
     write_partition_scores,
-    write_score_block,
 )
 from gdmix_core.errors import InternalError
 

@@ -151,7 +151,7 @@ def test_rank_deficiency_without_l2_gives_the_minimum_norm(case, case_of, loss: 
     full = case(loss, 300, 4, l2=0.0, density=1.0, seed=2)
     X = np.column_stack([full.X, full.X[:, 1], 2 * full.X[:, 2], np.zeros(300)])
     problem = case_of(X=X, labels=full.labels, loss=loss, l2=np.zeros(8), prior_mean=np.full(8, 0.3))
-    solution = problem.solve(NewtonDriver(problem.problem, variances=True))
+    solution = problem.solve(NewtonDriver(problem.problem, variance="full"))
     assert solution.status is FixedEffectStatus.SINGULAR
     problem.assert_certificate(solution)
     a, b, c, d, e = full.solve(NewtonDriver(full.problem)).theta
@@ -165,7 +165,7 @@ def test_labels_all_alike_with_a_free_intercept_are_flagged(case, driver) -> Non
     for loss, label in ((Loss.LOGISTIC, 1.0), (Loss.LOGISTIC, 0.0), (Loss.POISSON, 0.0)):
         problem = case(loss, 120, 3)
         problem.labels[:] = label
-        solution = problem.solve(driver(problem.problem, variances=True))
+        solution = problem.solve(driver(problem.problem, variance="full"))
         assert solution.status is FixedEffectStatus.UNBOUNDED
         assert np.isfinite(solution.theta).all()
         assert np.abs(solution.theta).max() < 100
@@ -197,7 +197,7 @@ def test_large_counts_do_not_run_away(case, driver) -> None:
 @both
 def test_no_rows_give_the_prior_mean(case, driver) -> None:
     problem = case(Loss.LOGISTIC, 0, 3, prior=True, free_intercept=False)
-    solution = problem.solve(driver(problem.problem, variances=True))
+    solution = problem.solve(driver(problem.problem, variance="full"))
     assert solution.status is FixedEffectStatus.CONVERGED
     np.testing.assert_array_equal(solution.theta, problem.problem.prior_mean)
     np.testing.assert_allclose(solution.variances, 1.0)
@@ -218,7 +218,7 @@ def test_a_nan_in_the_data_is_a_status_not_an_exception(case, driver) -> None:
 def test_squares_that_overflow_are_a_status_not_an_exception(case, driver, loss: Loss, size: float) -> None:
     problem = case(loss, 50, 3)
     problem.X[:, 2] *= size
-    solution = problem.solve(driver(problem.problem, variances=True))
+    solution = problem.solve(driver(problem.problem, variance="full"))
     assert solution.status is FixedEffectStatus.NUMERICAL_FAILURE
     assert np.isfinite(solution.theta).all()
 
@@ -226,10 +226,10 @@ def test_squares_that_overflow_are_a_status_not_an_exception(case, driver, loss:
 @pytest.mark.parametrize("loss", Loss)
 def test_variances(case, loss: Loss) -> None:
     problem = case(loss, 300, 6, weighted=True)
-    newton = problem.solve(NewtonDriver(problem.problem, variances=True))
+    newton = problem.solve(NewtonDriver(problem.problem, variance="full"))
     hessian = problem.hessian(newton.theta)
     np.testing.assert_allclose(newton.variances, np.diag(np.linalg.inv(hessian)), rtol=1e-9)
-    simple = problem.solve(LbfgsDriver(problem.problem, variances=True))
+    simple = problem.solve(LbfgsDriver(problem.problem, variance="full"))
     np.testing.assert_allclose(simple.variances, 1.0 / np.diag(hessian), rtol=1e-5)
     assert problem.solve(NewtonDriver(problem.problem)).variances is None
 
@@ -298,7 +298,7 @@ def test_choice_of_the_driver() -> None:
     assert isinstance(choose_driver(problem_of(50), 80_000, 640_000), NewtonDriver)
     assert isinstance(choose_driver(problem_of(2_001), 10**6, 2 * 10**7), LbfgsDriver)
     assert isinstance(choose_driver(problem_of(1_500), 1_000_000, 400_000_000), LbfgsDriver)
-    assert isinstance(choose_driver(problem_of(1_500), 1_000_000, 400_000_000, variances=True), NewtonDriver)
+    assert isinstance(choose_driver(problem_of(1_500), 1_000_000, 400_000_000, variance="full"), NewtonDriver)
     assert isinstance(choose_driver(problem_of(50), 1000, 5000, "lbfgs"), LbfgsDriver)
     assert isinstance(choose_driver(problem_of(3_000), 1000, 5000, "newton"), NewtonDriver)
     with pytest.raises(UsageError, match="use lbfgs or auto"):

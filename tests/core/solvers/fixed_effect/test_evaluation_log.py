@@ -48,15 +48,15 @@ def fingerprint(solution: FixedEffectSolution) -> tuple[object, ...]:
 def test_a_solve_cut_at_any_point_goes_on_to_the_same_bytes(case, tmp_path: Path, driver, loss: Loss) -> None:
     problem = case(loss, 200, 6, weighted=True, seed=4)
     with EvaluationLog(tmp_path / "whole") as log:
-        whole = run(problem, driver(problem.problem, variances=True), log)
+        whole = run(problem, driver(problem.problem, variance="full"), log)
     content = (tmp_path / "whole").read_bytes()
     for cut in range(whole.evaluations + 1):
         path = tmp_path / f"cut-{cut}"
         with EvaluationLog(path) as log:
-            run(problem, driver(problem.problem, variances=True), log, stop_after=cut)
+            run(problem, driver(problem.problem, variance="full"), log, stop_after=cut)
         with EvaluationLog(path) as log:
             assert sum(1 for _ in log.records()) == cut
-            again = run(problem, driver(problem.problem, variances=True), log)
+            again = run(problem, driver(problem.problem, variance="full"), log)
         assert fingerprint(again) == fingerprint(whole)
         assert path.read_bytes() == content
 
@@ -66,12 +66,12 @@ def test_a_torn_tail_is_dropped(case, tmp_path: Path, driver) -> None:
     problem = case(Loss.LOGISTIC, 100, 3)
     path = tmp_path / "log"
     with EvaluationLog(path) as log:
-        whole = run(problem, driver(problem.problem, variances=True), log)
+        whole = run(problem, driver(problem.problem, variance="full"), log)
     content = path.read_bytes()
     for length in [0, 3, 8, 9, 20, len(content) // 2, len(content) - 1]:
         path.write_bytes(content[:length])
         with EvaluationLog(path) as log:
-            again = run(problem, driver(problem.problem, variances=True), log)
+            again = run(problem, driver(problem.problem, variance="full"), log)
         assert fingerprint(again) == fingerprint(whole)
         assert path.read_bytes() == content
     damaged = bytearray(content)
@@ -79,14 +79,14 @@ def test_a_torn_tail_is_dropped(case, tmp_path: Path, driver) -> None:
     path.write_bytes(damaged)
     with EvaluationLog(path) as log:
         assert sum(1 for _ in log.records()) < whole.evaluations
-        assert fingerprint(run(problem, driver(problem.problem, variances=True), log)) == fingerprint(whole)
+        assert fingerprint(run(problem, driver(problem.problem, variance="full"), log)) == fingerprint(whole)
 
 
 def test_a_finished_log_gives_the_solution_without_an_evaluation(case, tmp_path: Path) -> None:
     problem = case(Loss.SQUARED, 100, 3)
     with EvaluationLog(tmp_path / "log") as log:
-        whole = run(problem, NewtonDriver(problem.problem, variances=True), log)
-        again = resume(NewtonDriver(problem.problem, variances=True), log)
+        whole = run(problem, NewtonDriver(problem.problem, variance="full"), log)
+        again = resume(NewtonDriver(problem.problem, variance="full"), log)
     assert isinstance(again, FixedEffectSolution)
     assert fingerprint(again) == fingerprint(whole)
 

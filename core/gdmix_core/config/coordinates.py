@@ -1,0 +1,152 @@
+"""The coordinates of a model: a fixed effect, uploaded scores in its place, random effects."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+
+from gdmix_core.config.strict import Strict, Strings, Switch, check_name
+
+DATA_FILE_ENDINGS: Final = (".parquet", ".csv", ".csv.gz", ".avro", ".jsonl", ".jsonl.gz", ".tfrecord")
+
+Strength = Annotated[float, Field(strict=True, ge=0.0)]
+Iterations = Annotated[int, Field(strict=True, ge=1, le=100_000)]
+Rows = Annotated[int, Field(strict=True, ge=1)]
+
+
+def _kind_of_ridge(value: Any) -> str:
+    return "groups" if isinstance(value, dict) else "number"
+
+
+# Told apart by hand, so that a mistake is reported once and not for each member of the union.
+Ridge = Annotated[
+    Annotated[Strength, Tag("number")] | Annotated[dict[str, Strength], Tag("groups")],
+    Discriminator(_kind_of_ridge),
+]
+
+
+class Coordinate(Strict):
+    """What trained fixed and random effects have in common."""
+
+    features: Strings = ()
+    """Feature bags of this coordinate, concatenated in this order."""
+    intercept: Switch = True
+    """Whether coefficient 0 is an intercept."""
+    l2: Ridge = 1.0
+    """Ridge strength: a number, or a number per group: `default`, `intercept`, `<bag>`, `<bag>.<column>`."""
+    variance: Literal["none", "simple", "full"] = "none"
+    """Posterior variances to store: `full` diag(H⁻¹), `simple` 1 / diag(H)."""
+    sparsity_threshold: Strength = 0.0
+    """Coefficients of features that are not larger than this are 0 in the model that is scored and published."""
+    max_iterations: Iterations = 100
+    """Bound on the optimiser's iterations; what stops there is reported as unconverged."""
+
+    @model_validator(mode="after")
+    def _something_to_fit(self) -> Coordinate:
+        if not self.features and not self.intercept:
+            raise ValueError("no features and no intercept: nothing to fit")
+        if len(set(self.features)) != len(self.features):
+            raise ValueError(f"features: a bag is named twice in {list(self.features)}")
+        return self
+
+
+class FixedEffect(Coordinate):
+    """One global model."""
+
+    fixed_effect: Literal["logistic_regression", "linear_regression", "poisson_regression"]
+    """The built-in generalized linear model; it must be the job's task."""
+    regularize_bias: Switch = False
+    """Whether l2 covers the intercept."""
+    max_iterations: Iterations = 2000
+    """Bound on the optimiser's iterations; what stops there is reported as unconverged."""
+    solver: Literal["auto", "newton", "lbfgs"] = "auto"
+    """`auto` takes exact Newton while its Hessian is affordable, L-BFGS beyond."""
+
+
+class ScoreFiles(Strict):
+    """Where the scores of an outside model are: uploads by name, or files, directories and globs."""
+
+    train: str
+    """Of the training rows: the name of an upload, or a path."""
+    validation: str | None = None
+    """Of the validation rows."""
+    uid: str = "uid"
+    """Files: column of the row id."""
+    score: str = "score"
+    """Files: column of the score, in units of the linear predictor (logits for logistic regression)."""
+
+    @field_validator("train", "validation")
+    @classmethod
+    def _upload_or_path(cls, value: str | None) -> str | None:
+        if value is not None and not is_path(value):
+            check_name(value, "upload")
+        return value
+
+
+class ExternalEffect(Strict):
+    """Somebody else's global model: its scores, aligned with the rows by uid, take the fixed effect's place."""
+
+    fixed_effect: Literal["external"]
+    """The scores are given, not trained."""
+    scores: ScoreFiles
+    """Where they are."""
+    missing: Literal["error", "zero"] = "error"
+    """What a row without a score is: an error, with a count, or 0, counted."""
+
+
+class RandomEffect(Coordinate):
+    """One small model for each entity: each user, each item, ..."""
+
+    random_effect: str
+    """Column that holds the entity id."""
+    regularize_bias: Switch = True
+    """Whether l2 covers the intercept; without it, entities whose labels are all alike run to infinity."""
+    min_rows: Rows | None = None
+    """Entities with fewer training rows get no model: their rows score 0 here."""
+    max_rows: Rows | None = None
+    """Entities with more are trained on so many, chosen by a hash of the uid and weighted up to all of them."""
+    partitions: Annotated[int, Field(strict=True, ge=1, le=65536)] | None = None
+    """Number of partitions; chosen from the row count when absent."""
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> RandomEffect:
+        if self.min_rows is not None and self.max_rows is not None and self.min_rows > self.max_rows:
+            raise ValueError(f"min_rows {self.min_rows} is above max_rows {self.max_rows}")
+        return self
+
+
+def is_path(scores: str) -> bool:
+    """Return whether scores are named by a path, not by the name of an upload."""
+    return "/" in scores or scores.lower().endswith(DATA_FILE_ENDINGS)
+
+
+def kind_of_coordinate(value: Any) -> str | None:
+    """Return which class a coordinate is of, as the union's tag; None when that cannot be told."""
+    for kind, model in COORDINATE_KINDS.items():
+        if isinstance(value, model):
+            return kind
+    if not isinstance(value, dict):
+        return None
+    named = [kind for kind in ("fixed_effect", "random_effect") if kind in value]
+    if len(named) != 1:
+        return None
+    return "external" if value.get("fixed_effect") == "external" else named[0]
+
+
+COORDINATE_KINDS: Final[dict[str, type[Strict]]] = {
+    "fixed_effect": FixedEffect,
+    "external": ExternalEffect,
+    "random_effect": RandomEffect,
+}
+
+AnyCoordinate = Annotated[
+    Annotated[FixedEffect, Tag("fixed_effect")]
+    | Annotated[ExternalEffect, Tag("external")]
+    | Annotated[RandomEffect, Tag("random_effect")],
+    Discriminator(
+        kind_of_coordinate,
+        custom_error_type="coordinate_kind",
+        custom_error_message="a coordinate has exactly one of the keys fixed_effect and random_effect",
+    ),
+]

@@ -1,0 +1,88 @@
+"""The model that a job begins with: what is in it, its index, its scores."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from gdmix_core.data.array_file import atomic_path, write_arrays
+from gdmix_core.tasks import (
+    FEATURE_INDEX_FILE,
+    PARTITION_FILE,
+    SCORES_FILE,
+    THETA_FILE,
+    VALIDATION_SCORES_FILE,
+    FixedEffectLoaded,
+    IndexMerged,
+    LoadFixedEffect,
+    ModelOpened,
+    OpenedCoordinate,
+    OpenModel,
+    PartitionScored,
+    ScorePartition,
+    TakeIndex,
+)
+from gdmix_trainer.context import TaskContext
+
+
+def open_model(task: OpenModel, context: TaskContext) -> ModelOpened:
+    """Read the manifest, and check that the files are those it was written with."""
+    from gdmix_core.model import open_model as open_directory
+
+    context.check()
+    model = open_directory(task.initial)
+    model.verify()
+    coordinates = tuple(
+        OpenedCoordinate(
+            name=c.name,
+            effect=c.model or "random_effect",
+            features=c.features,
+            intercept=c.intercept,
+            entity_column=c.entity_column or "",
+            parts=c.parts,
+        )
+        for c in model.manifest.coordinates
+    )
+    return ModelOpened(task=model.manifest.task, coordinates=coordinates, seconds=0.0)
+
+
+def take_index(task: TakeIndex, context: TaskContext) -> IndexMerged:
+    """Copy the model's feature index into the attempt's directory."""
+    from gdmix_core.data.feature_index import FeatureIndex
+    from gdmix_core.model import open_model as open_directory
+
+    context.check()
+    source = open_directory(task.initial).feature_index
+    index = FeatureIndex.load(source)
+    with atomic_path(Path(task.output) / FEATURE_INDEX_FILE) as temporary:
+        shutil.copyfile(source, temporary)
+    return IndexMerged(bag_sizes=index.bag_sizes, schema_fingerprint=index.schema_fingerprint, seconds=0.0)
+
+
+def load_fixed_effect(task: LoadFixedEffect, context: TaskContext) -> FixedEffectLoaded:
+    """Write a model's fixed effect as scoring reads it."""
+    from gdmix_core.model import open_model as open_directory
+    from gdmix_core.model.coefficients import read_fixed_effect
+
+    context.check()
+    theta = read_fixed_effect(open_directory(task.initial).fixed_effect(task.coordinate)).coefficients
+    write_arrays(Path(task.output) / THETA_FILE, [{"theta": theta}])
+    return FixedEffectLoaded(coefficients=len(theta), seconds=0.0)
+
+
+def score_partition(task: ScorePartition, context: TaskContext) -> PartitionScored:
+    """Score one partition's rows with the same partition of a model."""
+    from gdmix_core.data.partitions import read_scoring_partition
+    from gdmix_core.data.scores import write_partition_scores
+    from gdmix_core.model import open_model as open_directory
+    from gdmix_core.model.coefficients import read_random_effect
+    from gdmix_core.model.partition_model import score_block
+
+    part = open_directory(task.initial).parts(task.coordinate)[task.partition]
+    rows = read_scoring_partition(Path(task.partition_directory) / PARTITION_FILE)
+    context.check()
+    scored = score_block(rows, read_random_effect(part).block)
+    name = SCORES_FILE if task.role == "train" else VALIDATION_SCORES_FILE
+    write_partition_scores(Path(task.output) / name, rows, scored.scores)
+    context.advance(rows=rows.rows, entities=rows.entities)
+    return PartitionScored(rows=rows.rows, rows_unseen=scored.unseen_rows, seconds=0.0)
