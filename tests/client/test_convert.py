@@ -385,3 +385,25 @@ def test_an_unknown_layout_is_refused(tmp_path: Path) -> None:
     refused = run("data", "fetch", "movielens-100k", "--layout", "hdf5", "--directory", tmp_path)
     assert refused.exit_code == 2
     assert "'hdf5' is not one of 'parquet', 'gdmix'" in refused.stderr
+
+
+def test_the_example_trains_as_it_is(
+    fetched: tuple[Path, dict[str, Any]], on_cluster: tuple[str, ...], cli: Any
+) -> None:
+    directory, said = fetched
+    config = directory.parent / EXAMPLE.name
+    config.write_bytes(EXAMPLE.read_bytes())
+    done = cli("train", config, "--json", *on_cluster)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert [c["name"] for c in document["coordinates"]] == ["global", "per-user", "per-movie"]
+    assert {c["rows"] for c in document["coordinates"]} == {said["train_rows"]}
+    assert "have no meaning here and are ignored: spark_config, tfjob_config" in done.stderr
+    output = directory.parent / "lr-training"
+    for coordinate in document["coordinates"]:
+        folder = output / coordinate["name"]
+        summary = json.loads((folder / "metric" / "evalSummary.json").read_text())
+        assert summary == {"auc": coordinate["validation"]["auc"]}
+        assert list((folder / "models").glob("*.avro"))
+        assert list((folder / "train_scores").glob("*.avro"))
+        assert list((folder / "validation_scores").glob("*.avro"))

@@ -170,6 +170,8 @@ def summary(job: Job) -> str:
             f"directory  {shortened(published.directory)}",
             f"store      {shortened(published.store)}",
         ]
+    elif job.output:
+        lines.append(f"scores     {shortened(job.output)}/COORDINATE/{{train,validation}}_scores")
     if not job.reproducible:
         lines.append("The workers' numerics differed: another run may differ in the last bits.")
     if job.seconds is not None:

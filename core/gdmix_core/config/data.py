@@ -37,7 +37,8 @@ class Files(Strict):
     format: DataFormat = "auto"
     """`auto` goes by the file names' endings."""
     metadata: str | None = None
-    """TFRecord: the `tensor_metadata.json` that describes the records; read off the first ones when absent."""
+    """TFRecord: the `tensor_metadata.json` that describes the records; read off the first ones when absent.
+    Avro: may tell the lengths of sparse vectors."""
 
     @field_validator("train", "validation")
     @classmethod

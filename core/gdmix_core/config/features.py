@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 FeatureKind = Literal["auto", "numeric", "categorical", "list", "text", "vector", "name_term_value"]
 
 _OPTIONS_OF_KIND: dict[str, frozenset[str]] = {
-    "auto": frozenset(),
+    "auto": frozenset({"names"}),
     "numeric": frozenset({"scale"}),
     "categorical": frozenset({"min_df"}),
     "list": frozenset({"separator", "min_df"}),

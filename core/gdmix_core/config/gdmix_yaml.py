@@ -266,7 +266,8 @@ def _bags(
         if effect.feature_bag is not None:
             column: dict[str, Any] = {
                 "column": effect.feature_bag,
-                "kind": "vector",
+                # An Avro file may hold lists of names, terms and values instead, as Photon-ML's do.
+                "kind": "auto" if effect.data_format == "avro" else "vector",
                 "names": effect.feature_file,
                 "source": sources.of(effect),
             }

@@ -17,6 +17,7 @@ from gdmix_core.config.strict import NAME_PATTERN, Strict, Switch, check_name
 
 Task = Literal["logistic_regression", "linear_regression", "poisson_regression"]
 MOST_TRIALS: Final = 1000
+_OUTPUT_FOLDERS: Final = frozenset({"models", "store"})
 SEARCHED_FIELDS: Final = ("l2", "regularize_bias", "sparsity_threshold")
 """What trials may differ in: nothing that would need the data to be prepared anew."""
 DEFAULT_METRICS: dict[str, tuple[str, ...]] = {
@@ -109,6 +110,12 @@ def _data_problems(config: JobConfig) -> list[str]:
         problems.append("initial_model: missing; action inference needs a model to score with")
     if inference and config.passes != 1:
         problems.append(f"passes: found {config.passes}; nothing is trained with action inference")
+    if config.results == "gdmix" or inference:
+        problems.extend(
+            f"coordinates.{name}: is the name of another folder of the output; with results: gdmix call it otherwise"
+            for name in config.coordinates
+            if name in _OUTPUT_FOLDERS
+        )
     for name, source in data.sources.items():
         where = f"data.sources.{name}"
         if NAME_PATTERN.fullmatch(name) is None:

@@ -151,8 +151,9 @@ def encode_split(split: Split, encoding: EncodingSpec, index: FeatureIndex) -> E
 
     Raises:
         DataError: The split cannot be read, or rows hold what is not allowed: one message for all columns,
-            with the first offending rows of each.
+            with the first offending rows of each. Or the index is a model's whose bags have other columns.
     """
+    _check_columns(encoding, index)
     pieces = _Pieces(encoding, split.source, RowFaults(split.path))
     encoder = _encoder_of(index).of_source(encoding, split.source)
     needed = needed_columns(encoding, split.source)
@@ -162,6 +163,15 @@ def encode_split(split: Split, encoding: EncodingSpec, index: FeatureIndex) -> E
             pieces.add(part, arrays, encoder)
     pieces.problems.raise_if_any()
     return EncodedSplit(pieces.joined(split, encoder), _sorted(pieces.nulls), _sorted(pieces.unknown))
+
+
+def _check_columns(encoding: EncodingSpec, index: FeatureIndex) -> None:
+    """Refuse an index whose bags have other columns: rows would be scored without some of their features."""
+    for bag in dict.fromkeys(column.bag for column in encoding.columns):
+        known = [column.column.column for column in index.columns_of(bag)]
+        found = sorted(column.column.column for column in encoding.columns if column.bag == bag)
+        if known and known != found:
+            raise DataError(f"features.{bag}: found {', '.join(found)}; the model has {', '.join(known)}")
 
 
 @functools.lru_cache(maxsize=2)

@@ -184,7 +184,8 @@ def _resolved(
             kind = column.kind
             if kind == "auto":
                 kind = _automatic(bag, column.column, training, problems) or "auto"
-            settled = column.model_copy(update={"kind": kind})
+            names = column.names if kind == "vector" else None  # of a column whose kind the file tells
+            settled = column.model_copy(update={"kind": kind, "names": names})
             resolved.append(
                 ResolvedColumn(bag=bag, column=settled, dimension=column.dimension, source=source)
             )

@@ -47,7 +47,10 @@ def describe(file: InputFile, role: Role, source: str, metadata: str | None) -> 
         from gdmix_core.data.readers_avro import avro_head
 
         schema, rows = avro_head(file.path)
-        return FileDescription(file, role, source, _types(schema), _repeated(schema.names), (rows,))
+        repeated = _repeated(schema.names)
+        return FileDescription(
+            file, role, source, _types(schema), repeated, (rows,), dimensions=_declared_dimensions(metadata)
+        )
     if file.format == "tfrecord":
         from gdmix_core.data.readers_tfrecord import tfrecord_head
 
@@ -59,6 +62,14 @@ def describe(file: InputFile, role: Role, source: str, metadata: str | None) -> 
 
     schema, rows = jsonl_head(file.path)
     return FileDescription(file, role, source, _types(schema), (), (rows,))
+
+
+def _declared_dimensions(metadata: str | None) -> dict[str, int]:
+    """Return the lengths of the vectors that LinkedIn GDMix's metadata describe."""
+    from gdmix_core.data.tensor_metadata import read_tensor_metadata
+
+    tensors = () if metadata is None else read_tensor_metadata(metadata)
+    return {tensor.name: tensor.shape[0] for tensor in tensors if tensor.shape}
 
 
 def _types(schema: pa.Schema) -> dict[str, pa.DataType]:
