@@ -18,12 +18,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import TypeAdapter
 
 from gdmix_core.config import DataConfig, FeatureColumn, ScoreFiles
+from gdmix_core.config.data import FileFormat
 from gdmix_core.data.layout import DesignSpec, GroupingSpec
 from gdmix_core.metric_value import MetricValue
 from gdmix_core.publish_ticket import PublishTicket
 
 Role = Literal["train", "validation"]
-FileFormat = Literal["parquet", "csv", "jsonl", "avro", "tfrecord"]
 MAIN_SOURCE = ""
 """The source of the files that hold labels, weights and offsets: `data` itself."""
 

@@ -91,7 +91,7 @@ def open_rows(source: RowSource) -> OpenedRows:
 
 
 def _format_of(path: str) -> str:
-    from gdmix_core.data.inspection_files import ENDINGS
+    from gdmix_core.config.data import ENDINGS
 
     if not Path(path).is_file():
         raise UsageError(f"{path}: no such file")

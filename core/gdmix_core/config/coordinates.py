@@ -6,9 +6,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from gdmix_core.config.data import ENDINGS
 from gdmix_core.config.strict import Strict, Strings, Switch, check_name
-
-DATA_FILE_ENDINGS: Final = (".parquet", ".csv", ".csv.gz", ".avro", ".jsonl", ".jsonl.gz", ".tfrecord")
 
 Strength = Annotated[float, Field(strict=True, ge=0.0)]
 Iterations = Annotated[int, Field(strict=True, ge=1, le=100_000)]
@@ -118,7 +117,7 @@ class RandomEffect(Coordinate):
 
 def is_path(scores: str) -> bool:
     """Return whether scores are named by a path, not by the name of an upload."""
-    return "/" in scores or scores.lower().endswith(DATA_FILE_ENDINGS)
+    return "/" in scores or scores.lower().endswith(tuple(ENDINGS))
 
 
 def kind_of_coordinate(value: Any) -> str | None:

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, field_validator
 
-from gdmix_core.config.strict import Strict, Strings
+from gdmix_core.config.strict import OneOrMany, Strict, Strings
 
 DataFormat = Literal["auto", "parquet", "csv", "jsonl", "avro", "tfrecord"]
 OptionalRole = Literal["label", "weight", "offset"]
+FileFormat = Literal["parquet", "csv", "jsonl", "avro", "tfrecord"]
+ENDINGS: Final[dict[str, FileFormat]] = {
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".csv.gz": "csv",
+    ".jsonl": "jsonl",
+    ".jsonl.gz": "jsonl",
+    ".ndjson": "jsonl",
+    ".ndjson.gz": "jsonl",
+    ".avro": "avro",
+    ".tfrecord": "tfrecord",
+    ".tfrecord.gz": "tfrecord",
+    ".tfrecord.deflate": "tfrecord",
+    ".tfrecords": "tfrecord",
+}
+"""What a file's name tells of its format."""
 
 
 class Columns(Strict):
@@ -23,7 +39,7 @@ class Columns(Strict):
     """Non-negative row weight; 1 for every row when absent."""
     offset: str | None = None
     """Known part of the linear predictor, added to every score; 0 when absent."""
-    optional: tuple[OptionalRole, ...] = ()
+    optional: Annotated[tuple[OptionalRole, ...], OneOrMany] = ()
     """Roles whose column may be absent from all files: `weight`, `offset`; `label` when nothing is trained."""
 
 

@@ -153,6 +153,11 @@ def _coordinate_problems(config: JobConfig) -> list[str]:
     problems = []
     if not config.coordinates:
         problems.append("coordinates: none; name at least one fixed_effect or random_effect")
+    external = [name for name, c in config.coordinates.items() if isinstance(c, ExternalEffect)]
+    if len(external) > 1:
+        problems.append(
+            f"coordinates: {', '.join(external)} are external; allowed is one, whose score a request brings"
+        )
     for name, coordinate in config.coordinates.items():
         where = f"coordinates.{name}"
         if NAME_PATTERN.fullmatch(name) is None:

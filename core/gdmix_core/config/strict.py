@@ -23,8 +23,9 @@ def _one_or_many(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-Strings = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
-"""A list of strings; one string stands for a list of one."""
+OneOrMany: Final = BeforeValidator(_one_or_many)
+"""One string stands for a list of one."""
+Strings = Annotated[tuple[str, ...], OneOrMany]
 
 
 def check_name(name: str, what: str) -> str:

@@ -8,23 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from gdmix_core.config.data import DataFormat
-from gdmix_core.tasks import FileFormat
+from gdmix_core.config.data import ENDINGS, DataFormat, FileFormat
 
-ENDINGS: Final[dict[str, FileFormat]] = {
-    ".parquet": "parquet",
-    ".csv": "csv",
-    ".csv.gz": "csv",
-    ".jsonl": "jsonl",
-    ".jsonl.gz": "jsonl",
-    ".ndjson": "jsonl",
-    ".ndjson.gz": "jsonl",
-    ".avro": "avro",
-    ".tfrecord": "tfrecord",
-    ".tfrecord.gz": "tfrecord",
-    ".tfrecord.deflate": "tfrecord",
-    ".tfrecords": "tfrecord",
-}
 PASSIVE_FOLDER: Final = "passive"
 
 

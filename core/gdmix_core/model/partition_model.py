@@ -130,6 +130,7 @@ class PartitionModel:
             large[:] = True
         if partition.intercept:
             large[partition.coefficient_ptr[:-1]] = True
+        of_trained &= _seen(partition)
         known = np.zeros(len(large)) if previous is None else previous.coefficients
         local = np.where(of_trained, np.where(large, solutions.coefficients, 0.0), known)
         own = _selected(partition, solutions, trained, of_trained & large)
@@ -153,6 +154,21 @@ def score_block(partition: ScoringPartition, block: CoefficientBlock) -> Partiti
     return score_partition(
         partition, ids, block.coefficient_ptr, block.indices.astype(np.int32, copy=False), block.coefficients
     )
+
+
+def _seen(partition: TrainingPartition) -> BoolArray:
+    """Return which coefficients the rows that are trained on say anything about; intercepts count as such."""
+    seen = np.zeros(len(partition.features), np.bool_)
+    if partition.active is None:
+        seen[:] = True
+        return seen
+    lengths = np.diff(partition.matrix.indptr)
+    entity = np.repeat(np.arange(partition.entities), np.diff(partition.row_ptr))
+    places = np.repeat(partition.coefficient_ptr[:-1][entity], lengths) + partition.matrix.indices
+    seen[places[np.repeat(partition.active == 1, lengths)]] = True
+    if partition.intercept:
+        seen[partition.coefficient_ptr[:-1]] = True
+    return seen
 
 
 def _trained(partition: TrainingPartition) -> BoolArray:

@@ -548,3 +548,20 @@ def test_every_field_is_documented() -> None:
     ):
         for name in model.model_fields:
             assert f"`{name}`" in reference, f"{model.__name__}.{name}"
+
+
+def test_one_external_effect_is_all_that_a_request_can_score() -> None:
+    scores = "{fixed_effect: external, scores: {train: ctr, validation: ctr-2}}"
+    text = changed(("coordinates:\n", f"coordinates:\n  one: {scores}\n"))
+    assert list(parse_config(text).coordinates) == ["one", "global", "per_user"]
+    text = changed(("coordinates:\n", f"coordinates:\n  one: {scores}\n  two: {scores}\n"))
+    [problem] = problems(text)
+    assert "one, two are external; allowed is one" in problem
+
+
+@pytest.mark.parametrize("name", ["models", "store"])
+def test_results_need_folders_of_their_own(name: str) -> None:
+    text = changed(("  per_user: {", f"  {name}: {{"))
+    assert name in parse_config(text).coordinates
+    [problem] = problems(text + "results: gdmix\n")
+    assert f"coordinates.{name}: is the name of another folder of the output" in problem
