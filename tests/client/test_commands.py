@@ -429,6 +429,18 @@ def test_validate(job_file: Callable[..., Path]) -> None:
     }
 
 
+def test_validate_leaves_uploads_to_the_coordinator(job_file: Callable[..., Path]) -> None:
+    outside = {"fixed_effect": "external", "scores": {"train": "ctr", "validation": "ctr-v"}}
+    random = {"random_effect": "user_id", "features": ["all"]}
+    done = run("validate", job_file(coordinates={"outside": outside, "per_user": random}), "--data")
+    assert done.exit_code == 0, done.stderr
+    assert "outside: uploaded scores are the coordinator's to look at" in done.stderr
+    outside["scores"] = {"train": "ctr.parquet", "validation": "ctr-v.parquet"}
+    done = run("validate", job_file(coordinates={"outside": outside, "per_user": random}), "--data")
+    assert done.exit_code == 2
+    assert "ctr.parquet': no such file" in done.stderr
+
+
 def test_doctor(on_cluster: list[str], cluster: LocalCluster) -> None:
     found = document("doctor", *on_cluster)
     assert set(found) == {"healthy", "findings"}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gdmix_client.cli.options import JsonOption
-from gdmix_client.cli.printing import result, result_document, table
+from gdmix_client.cli.printing import note, result, result_document, table
 from gdmix_client.cli.train import ConfigArgument
 
 if TYPE_CHECKING:
@@ -64,10 +64,13 @@ def _inspect(config: JobConfig) -> dict[str, object]:
         ConfigError: files are not there, or columns' kinds cannot be told.
         DataError: columns are missing or of a wrong type, or there are no rows.
     """
-    from gdmix_core.config import ExternalEffect
+    from gdmix_core.config import ExternalEffect, is_path
     from gdmix_core.data.inspection import inspect_data
 
-    scores = {name: c.scores for name, c in config.coordinates.items() if isinstance(c, ExternalEffect)}
+    external = {name: c.scores for name, c in config.coordinates.items() if isinstance(c, ExternalEffect)}
+    scores = {name: given for name, given in external.items() if is_path(given.train)}
+    for name in external.keys() - scores.keys():
+        note(f"{name}: uploaded scores are the coordinator's to look at (gdmix-cli scores list)")
     splits, encoding = inspect_data(config.data, config.features, entity_columns(config), config.task, scores)
     files = {role: {split.path for split in splits if split.role == role} for role in ("train", "validation")}
     return {

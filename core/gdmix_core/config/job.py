@@ -286,5 +286,7 @@ def _value_problems(config: JobConfig, place: str, values: tuple[Any, ...]) -> l
             with_values(config, {place: value})
         except ValidationError as error:
             message = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+            if message.startswith("Input should be "):
+                message = f"allowed: {message.removeprefix('Input should be ')}"
             problems.append(f"search.{place}[{position}]: found {value!r}; {message}")
     return problems

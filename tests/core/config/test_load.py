@@ -444,7 +444,7 @@ def test_a_trial_has_its_values_and_nothing_to_search() -> None:
         (
             "output: ",
             "search: {coordinates.global.l2: [1, -1]}\noutput: ",
-            "14: search.coordinates.global.l2[1]: found -1; Input should be greater than or equal to 0",
+            "14: search.coordinates.global.l2[1]: found -1; allowed: greater than or equal to 0",
         ),
         (
             "output: ",
