@@ -6,44 +6,22 @@ import asyncio
 import os
 import time
 import uuid
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
-
-import grpc
+from typing import Self
 
 from gdmix_client import rpc
 from gdmix_client.client import RECONNECT_SECONDS, ScoresFile, UploadProgress
 from gdmix_client.connection import Connection, connection_to
 from gdmix_client.job_config import ConfigLike, canonical_config
-from gdmix_client.transport import AsyncTransport, error_from_rpc, serialize
+from gdmix_client.transport import AsyncTransport
 from gdmix_client.types import Cluster, Job, JobEvent, ModelVersion, ScoresUpload
 from gdmix_core.errors import GdmixError, NotFound, Unavailable
 
-Result = TypeVar("Result")
-
 _FIRST_DELAY_SECONDS = 0.1
 _LONGEST_DELAY_SECONDS = 2.0
-
-
-class _AsyncTransport(AsyncTransport):
-    """Also performs calls that send a stream."""
-
-    async def send(self, call: rpc.Call[Result], messages: Iterator[Any]) -> Result:
-        """Return what a call answers when messages follow its request; errors as `call`."""
-        method: Any = self._channel.stream_unary(call.path, serialize, call.response.FromString)
-
-        async def requests() -> AsyncGenerator[Any, None]:
-            yield call.request
-            while (message := await asyncio.to_thread(next, messages, None)) is not None:
-                yield message
-
-        try:
-            return call.read(await method(requests(), timeout=call.timeout_seconds, metadata=self._metadata))
-        except grpc.RpcError as error:
-            raise error_from_rpc(error, self._address, call.timeout_seconds) from error
 
 
 class AsyncClient:
@@ -59,7 +37,7 @@ class AsyncClient:
         """Prepare the connection; must be called while an event loop runs."""
         connection = coordinator if isinstance(coordinator, Connection) else connection_to(coordinator)
         self.address = connection.address
-        self._transport = _AsyncTransport(connection)
+        self._transport = AsyncTransport(connection)
 
     # ---- jobs --------------------------------------------------------------------------------------------
 

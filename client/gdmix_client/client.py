@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 import time
 import uuid
@@ -11,18 +10,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
-
-import grpc
+from typing import Any, Final, Self
 
 from gdmix_client import rpc
 from gdmix_client.connection import Connection, connection_to
 from gdmix_client.job_config import ConfigLike, canonical_config
-from gdmix_client.transport import RETRY_DELAYS_SECONDS, Transport, error_from_rpc, serialize
+from gdmix_client.transport import RETRY_DELAYS_SECONDS, Transport
 from gdmix_client.types import Cluster, Job, JobEvent, ModelVersion, ScoresUpload, UploadState
 from gdmix_core.errors import Conflict, GdmixError, NotFound, Unavailable, UsageError
 
-Result = TypeVar("Result")
 UploadProgress = Callable[[int, int], None]
 """Called with the bytes sent and the bytes in all, on a thread of its own."""
 
@@ -131,22 +127,6 @@ class ScoresFile:
         return None
 
 
-class _Transport(Transport):
-    """Also performs calls that send a stream."""
-
-    def send(self, call: rpc.Call[Result], messages: Iterator[Any]) -> Result:
-        """Return what a call answers when messages follow its request; errors as `call`."""
-        method = self._channel.stream_unary(call.path, serialize, call.response.FromString)
-        requests = itertools.chain([call.request], messages)
-        sending = method.future(requests, timeout=call.timeout_seconds, metadata=self._metadata)
-        try:
-            return call.read(sending.result())
-        except grpc.RpcError as error:
-            raise error_from_rpc(error, self._address, call.timeout_seconds) from error
-        finally:
-            sending.cancel()
-
-
 class Client:
     """Speaks to one coordinator; safe to share between threads.
 
@@ -167,7 +147,7 @@ class Client:
         """
         connection = coordinator if isinstance(coordinator, Connection) else connection_to(coordinator)
         self.address = connection.address
-        self._transport = _Transport(connection)
+        self._transport = Transport(connection)
 
     # ---- jobs --------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ in the trailing metadata. What gRPC itself reports (nobody there, no answer in t
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import re
 import time
@@ -97,6 +98,18 @@ class Transport:
         finally:
             messages.cancel()
 
+    def send(self, call: Call[Result], messages: Iterator[Any]) -> Result:
+        """Return what a call answers when messages follow its request; it is not repeated, errors as `call`."""
+        method = self._channel.stream_unary(call.path, serialize, call.response.FromString)
+        requests = itertools.chain([call.request], messages)
+        sending = method.future(requests, timeout=call.timeout_seconds, metadata=self._metadata)
+        try:
+            return call.read(sending.result())
+        except grpc.RpcError as error:
+            raise error_from_rpc(error, self._address, call.timeout_seconds) from error
+        finally:
+            sending.cancel()
+
     def close(self) -> None:
         """Close the connection; calls under way fail with `Unavailable`."""
         self._channel.close()
@@ -142,6 +155,22 @@ class AsyncTransport:
             raise error_from_rpc(error, self._address, call.timeout_seconds) from error
         finally:
             messages.cancel()
+
+    async def send(self, call: Call[Result], messages: Iterator[Any]) -> Result:
+        """Return what a call answers when messages follow its request; they are made on a thread."""
+        method: Callable[..., Any] = self._channel.stream_unary(
+            call.path, serialize, call.response.FromString
+        )
+
+        async def requests() -> AsyncGenerator[Any, None]:
+            yield call.request
+            while (message := await asyncio.to_thread(next, messages, None)) is not None:
+                yield message
+
+        try:
+            return call.read(await method(requests(), timeout=call.timeout_seconds, metadata=self._metadata))
+        except grpc.RpcError as error:
+            raise error_from_rpc(error, self._address, call.timeout_seconds) from error
 
     async def close(self) -> None:
         """Close the connection."""

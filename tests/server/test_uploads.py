@@ -28,8 +28,7 @@ from gdmix_core.errors import (
     UsageError,
 )
 from gdmix_proto.v1 import training_pb2
-from gdmix_server import uploads as module
-from gdmix_server.uploads import FORBIDDEN_ENDINGS, FORMATS, UploadHeader, Uploads
+from gdmix_server.uploads import FORBIDDEN_ENDINGS, FORMATS, UploadHeader, Uploads, check, directory
 
 PATIENCE_SECONDS = 30.0
 
@@ -331,7 +330,7 @@ def test_a_file_that_ends_its_reader_ends_nobody_else(run):
     ],
 )
 def test_a_check_that_dies(run, monkeypatch, end, kind, said, kept):
-    monkeypatch.setattr(module, "CHECK_COMMAND", (sys.executable, "-c", f"import os; {end}"))
+    monkeypatch.setattr(check, "CHECK_COMMAND", (sys.executable, "-c", f"import os; {end}"))
 
     async def test(uploads):
         await refused(send(uploads), kind, said)
@@ -345,7 +344,7 @@ def test_a_check_that_dies(run, monkeypatch, end, kind, said, kept):
 def test_a_disk_without_room(run, monkeypatch):
     async def test(uploads):
         with monkeypatch.context() as patch:
-            patch.setattr(module, "_FREE_BYTES", 1 << 60)
+            patch.setattr(directory, "_FREE_BYTES", 1 << 60)
             await refused(send(uploads), Overloaded, "has no room for")
         assert files(uploads) == []
         assert (await send(uploads)).ready
@@ -443,7 +442,7 @@ class Check:
             f"import runpy; open({str(self.began)!r}, 'w').close(); open({str(self.go)!r}).read()\n"
             "runpy.run_module('gdmix_core.data.uploaded_scores', run_name='__main__')"
         )
-        monkeypatch.setattr(module, "CHECK_COMMAND", (sys.executable, "-c", script))
+        monkeypatch.setattr(check, "CHECK_COMMAND", (sys.executable, "-c", script))
 
     async def begins(self):
         await asyncio.wait_for(asyncio.to_thread(self.began.read_bytes), PATIENCE_SECONDS)

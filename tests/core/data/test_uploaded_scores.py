@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import io
 import json
+import lzma
 import os
 import re
 import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +26,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gdmix_core.data import uploaded_scores
-from gdmix_core.data.uploaded_scores import CheckAnswer, ScoresSummary, UploadedFile, normalise_scores
+from gdmix_core.data.uploaded_scores import (
+    CheckAnswer,
+    ScoresSummary,
+    UploadedFile,
+    limits,
+    normalise_scores,
+)
 from gdmix_core.errors import DataError
 
 FORMATS = ("parquet", "avro", "csv")
@@ -90,9 +98,9 @@ def bench(tmp_path: Path) -> Bench:
 @pytest.fixture
 def small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that is done piece by piece is done in many pieces."""
-    monkeypatch.setattr(uploaded_scores, "BATCH_ROWS", 4)
-    monkeypatch.setattr(uploaded_scores, "RUN_ROWS", 8)
-    monkeypatch.setattr(uploaded_scores, "ROW_GROUP_ROWS", 8)
+    monkeypatch.setattr(limits, "BATCH_ROWS", 4)
+    monkeypatch.setattr(limits, "RUN_ROWS", 8)
+    monkeypatch.setattr(limits, "ROW_GROUP_ROWS", 8)
 
 
 # ---- good files ------------------------------------------------------------------------------------------
@@ -147,7 +155,7 @@ def test_other_columns_may_be_there_and_names_are_free(bench: Bench) -> None:
     assert bench.rows() == ([1, 2], [0.5, 1.5])
 
 
-@pytest.mark.parametrize("codec", ["null", "deflate"])
+@pytest.mark.parametrize("codec", ["null", "deflate", "bzip2", "xz"])
 def test_codecs_of_avro(bench: Bench, codec: str) -> None:
     with bench.path.open("wb") as stream:
         fastavro.writer(stream, NULLABLE, [{"uid": k, "score": 1.0} for k in range(1000)], codec=codec)
@@ -402,7 +410,7 @@ def test_no_bytes(bench: Bench, form: str) -> None:
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
 def test_parquet_that_grows_too_much(bench: Bench, compression: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploaded_scores, "RATIO_FREE_BYTES", 1 << 20)
+    monkeypatch.setattr(limits, "RATIO_FREE_BYTES", 1 << 20)
     rows = 1 << 20
     table = pa.table({"uid": np.zeros(rows, np.int64), "score": np.zeros(rows)})
     pq.write_table(table, bench.path, compression=compression, use_dictionary=False)
@@ -410,7 +418,7 @@ def test_parquet_that_grows_too_much(bench: Bench, compression: str, monkeypatch
 
 
 def test_a_parquet_page_that_is_too_large(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploaded_scores, "MAX_PAGE_BYTES", 1 << 10)
+    monkeypatch.setattr(limits, "MAX_PAGE_BYTES", 1 << 10)
     write(bench.path, "parquet", [1, 2, 3], [0.5] * 3)
     bench.run("parquet")
     bench.target.unlink()
@@ -453,19 +461,38 @@ def deflated(data: bytes) -> bytes:
     return deflating.compress(data) + deflating.flush()
 
 
+def snappied(data: bytes) -> bytes:
+    return bytes(pa.Codec("snappy").compress(data, asbytes=True)) + zlib.crc32(data).to_bytes(4, "big")
+
+
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "deflate": deflated,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+    "snappy": snappied,
+    "zstandard": lambda data: bytes(pa.Codec("zstd").compress(data, asbytes=True)),
+}
 RECORD = b"\x02" + struct.pack("<d", 0.5)
 
 
-def test_an_avro_block_that_grows_too_much(bench: Bench) -> None:
-    avro_file(bench.path, 1, deflated(RECORD), "deflate")
+@pytest.mark.parametrize("codec", ["deflate", "bzip2", "xz", "snappy", "zstandard"])
+def test_an_avro_block_that_grows_too_much(bench: Bench, codec: str) -> None:
+    avro_file(bench.path, 1, PACKED[codec](RECORD), codec)
     assert bench.run("avro").rows == 1
     bench.target.unlink()
-    avro_file(bench.path, 1, deflated(bytes(uploaded_scores.MAX_BLOCK_BYTES + 1)), "deflate")
+    avro_file(bench.path, 1, PACKED[codec](bytes(limits.MAX_BLOCK_BYTES + 1)), codec)
     assert "bytes when decompressed; allowed are 16 MiB" in bench.refusal("avro")
 
 
+@pytest.mark.parametrize("codec", ["deflate", "bzip2", "xz", "snappy", "zstandard"])
+@pytest.mark.parametrize("kept", [0, 8, -5])
+def test_an_avro_block_whose_data_are_cut_short(bench: Bench, codec: str, kept: int) -> None:
+    avro_file(bench.path, 1000, PACKED[codec](np.random.default_rng(5).bytes(9000))[:kept], codec)
+    assert "block 1 cannot be decompressed" in bench.refusal("avro")
+
+
 def test_avro_blocks_that_together_grow_too_much(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploaded_scores, "RATIO_FREE_BYTES", 1 << 16)
+    monkeypatch.setattr(limits, "RATIO_FREE_BYTES", 1 << 16)
     avro_file(bench.path, 1 << 13, deflated(bytes(9 << 13)), "deflate")
     assert "or more when decompressed" in bench.refusal("avro")
 
@@ -481,11 +508,13 @@ def test_an_avro_block_that_claims_too_many_records(bench: Bench) -> None:
 
 def test_an_avro_block_with_more_than_its_records(bench: Bench) -> None:
     avro_file(bench.path, 1, RECORD + RECORD)
-    assert "holds more than its 1 records" in bench.refusal("avro")
+    assert "block 1 has 9 bytes left after its 1 rows" in bench.refusal("avro")
+    avro_file(bench.path, 0, RECORD)
+    assert "block 1 holds more than its 0 records" in bench.refusal("avro")
 
 
 def test_an_avro_block_that_is_too_large(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploaded_scores, "MAX_BLOCK_BYTES", 8)
+    monkeypatch.setattr(limits, "MAX_BLOCK_BYTES", 8)
     avro_file(bench.path, 1, RECORD)
     assert "block 1 has 9 bytes" in bench.refusal("avro")
 
@@ -500,9 +529,9 @@ def test_avro_with_a_damaged_mark_or_header(bench: Bench) -> None:
 
 
 def test_avro_of_another_codec(bench: Bench) -> None:
-    with bench.path.open("wb") as stream:
-        fastavro.writer(stream, NULLABLE, [{"uid": 1, "score": 0.5}], codec="bzip2")
-    assert "is compressed by 'bzip2'; allowed: null, deflate" in bench.refusal("avro")
+    avro_file(bench.path, 1, RECORD, "deflate")
+    bench.path.write_bytes(bench.path.read_bytes().replace(b"deflate", b"inflate"))
+    assert "is compressed by 'inflate'; allowed: bzip2, deflate, null, " in bench.refusal("avro")
 
 
 @settings(max_examples=200, deadline=None)
