@@ -197,10 +197,15 @@ class MergeIndex(Task):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenModel(Task):
-    """Read the manifest of the model that a job begins with."""
+    """Look at the model that a job begins with; of a results tree of LinkedIn GDMix, make a model directory."""
 
     kind = "open_model"
     initial: str
+    """Directory of a model version, or one that holds `<coordinate>/models/*.avro`."""
+    config_json: str
+    """The job's config, in its canonical form."""
+    inspect: InspectData
+    """How the job's data are inspected: their columns tell what the features of a results tree are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +214,10 @@ class ModelOpened(TaskResult):
 
     task: str
     coordinates: tuple[OpenedCoordinate, ...]
+    directory: str = ""
+    """The model directory to use from now on; empty for the one that was asked for."""
+    notices: tuple[str, ...] = ()
+    """What a person should know of the model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -638,6 +647,20 @@ class EntitiesMeasured(TaskResult):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CheckStore(Task):
+    """Look whether the store can be published to, before hours of training."""
+
+    kind = "check_store"
+    store: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreChecked(TaskResult):
+    """The store answers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BeginPublish(Task):
     """Take a version number from the store and read what is active."""
 
@@ -851,6 +874,7 @@ RESULT_OF: dict[type[Task], type[TaskResult]] = {
     MeasureShard: ShardMeasured,
     MergeRuns: RunsMerged,
     MeasureEntities: EntitiesMeasured,
+    CheckStore: StoreChecked,
     BeginPublish: PublishBegun,
     FinishModel: ModelFinished,
     PublishPart: PartPublished,

@@ -467,3 +467,16 @@ def test_no_such_job(command: Cli, on_cluster: list[str], name: str) -> None:
     done = command("jobs", name, "no-such-job", *on_cluster)
     assert done.returncode == 2
     one_message(done, "'no-such-job'")
+
+
+def test_a_store_that_does_not_answer_is_noticed_before_anything_is_read(
+    cli: Any, job_file: JobFile, cluster: LocalCluster, on_cluster: list[str]
+) -> None:
+    done = cli("train", job_file(store="redis://127.0.0.1:1/0"), "--quiet", *on_cluster)
+    assert done.returncode == 3
+    assert "127.0.0.1:1" in done.stderr
+    with cluster.client() as client:
+        [job] = client.list(1)
+        stages = {getattr(event.detail, "stage", "") for event in client.watch(job.job_id)}
+    assert "looking at the store" in stages
+    assert "inspecting the data" not in stages

@@ -60,7 +60,8 @@ class JobConfig(Strict):
     action: Literal["train", "inference"] = "train"
     """`inference` trains nothing: it scores the rows with `initial_model`, measures, and writes the scores."""
     initial_model: str | None = None
-    """Directory of a model version to begin with: what the data do not show any more is taken over from it."""
+    """Directory of a model version to begin with, or of LinkedIn GDMix's results: what the data do not show any
+    more is taken over from it."""
     results: Literal["none", "gdmix"] = "none"
     """`gdmix` writes scores, metrics and models as Avro and JSON below the output, as LinkedIn GDMix does."""
     search: dict[str, tuple[Any, ...]] = Field(default_factory=dict)

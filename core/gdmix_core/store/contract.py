@@ -44,6 +44,16 @@ class CoefficientStore(StoreReader):
 
     # ---- publishing --------------------------------------------------------------------------------------
 
+    def check_ready(self, model: str) -> None:
+        """Raise what would keep a version of `model` from being begun, without writing anything.
+
+        Raises:
+            Conflict: the store may throw keys away (evicting memory policy).
+            StoreCorrupt: what it knows of the model cannot be read.
+        """
+        self._require_durable()
+        self._control(model)
+
     def begin_version(
         self, model: str, *, epoch: int | None = None, owner: str = "", minimum: int = 1
     ) -> PublishTicket:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from typing import cast
 
-from gdmix_core.config import ExternalEffect, FixedEffect, JobConfig, RandomEffect
+from gdmix_core.config import ExternalEffect, FixedEffect, JobConfig, RandomEffect, config_to_json
 from gdmix_core.errors import ConfigError
-from gdmix_core.tasks import ModelOpened, OpenedCoordinate, OpenModel
+from gdmix_core.tasks import InspectData, ModelOpened, OpenedCoordinate, OpenModel
 from gdmix_server.program.prepared import InitialModel
 from gdmix_server.program.steps import Steps, run
+from gdmix_server.state.model import Report
 
 
-def open_initial_model(config: JobConfig) -> Steps[InitialModel | None]:
-    """Look at the config's initial model, if it names one.
+def open_initial_model(config: JobConfig, inspect: InspectData) -> Steps[InitialModel | None]:
+    """Look at the config's initial model, if it names one; `inspect` is how the job's data are inspected.
 
     Raises:
         ConfigError: It is a model of another task, or what is to be scored is not in it as the config says.
     """
     if config.initial_model is None:
         return None
-    outcome = yield from run(
-        "initial", "opening the initial model", [OpenModel(output="", initial=config.initial_model)]
+    opening = OpenModel(
+        output="", initial=config.initial_model, config_json=config_to_json(config), inspect=inspect
     )
+    outcome = yield from run("initial", "opening the initial model", [opening])
     model = cast("ModelOpened", outcome.results[0])
     problems = []
     if model.task != config.task:
@@ -36,8 +38,10 @@ def open_initial_model(config: JobConfig) -> Steps[InitialModel | None]:
             )
     if problems:
         raise ConfigError("\n  ".join(["the initial model does not fit:", *problems]), tuple(problems))
+    for notice in model.notices:
+        yield Report(notice=notice)
     kept = {name: c.parts for name, c in there.items() if name in config.coordinates}
-    return InitialModel(config.initial_model, kept)
+    return InitialModel(model.directory or config.initial_model, kept)
 
 
 def _differences(

@@ -53,12 +53,13 @@ def prepare_data(config: JobConfig) -> Steps[Prepared]:
         task=config.task,
         external=external,
     )
-    initial = yield from open_initial_model(config)
+    initial = yield from open_initial_model(config, inspect)
     scoring = config.action == "inference"
     outcome = yield from run("inspect", "inspecting the data", [inspect])
     inspected = cast("DataInspected", outcome.results[0])
     splits = inspected.splits
-    index = yield from _build_index(inspected, config.initial_model, scoring=scoring)
+    directory = initial.directory if initial is not None else None
+    index = yield from _build_index(inspected, directory, scoring=scoring)
     rows = {
         role: sum(
             n for s, n in zip(splits, index.rows, strict=True) if (s.role, s.source) == (role, MAIN_SOURCE)

@@ -23,15 +23,10 @@ _FIRST_FIXED_EFFECT = "global_model.avro"
 
 def write_results(config: JobConfig, prepared: Prepared, trained: Mapping[str, Trained]) -> Steps[None]:
     """Write scores, models and metrics of every coordinate, in place of those of an earlier job."""
-    folders = [
-        f"{config.output}/{name}/{folder}"
-        for name in trained
-        for folder in (
-            "metric",
-            "models",
-            *(FOLDERS[role] for role in ROLES if prepared.shards[role].directories),
-        )
-    ]
+    own = ["metric", *(FOLDERS[role] for role in ROLES if prepared.shards[role].directories)]
+    if config.action == "train":  # a scoring job may be scoring with the models that lie there
+        own.append("models")
+    folders = [f"{config.output}/{name}/{folder}" for name in trained for folder in own]
     yield from run(
         "results.clear", "clearing old results", [ClearResults(output="", directories=tuple(folders))]
     )

@@ -8,13 +8,14 @@ from itertools import product
 
 from gdmix_core.config import JobConfig, with_values
 from gdmix_core.metrics import parse_metric
+from gdmix_core.tasks import CheckStore
 from gdmix_server.program.descent import NO_TRIAL, Descent, Trial
 from gdmix_server.program.preparation import prepare_data
 from gdmix_server.program.prepared import Prepared
 from gdmix_server.program.program_input import ProgramInput
 from gdmix_server.program.publishing import publish
 from gdmix_server.program.results import write_results
-from gdmix_server.program.steps import Steps
+from gdmix_server.program.steps import Steps, run
 from gdmix_server.state.model import Report
 
 
@@ -29,6 +30,8 @@ def training_program(job: ProgramInput) -> Steps[None]:
     Raises:
         gdmix_core.errors.GdmixError: The job cannot succeed; the message says why.
     """
+    check = CheckStore(output="", store=job.store, model=job.config.model)
+    yield from run("store", "looking at the store", [check])
     prepared = yield from prepare_data(job.config)
     best: Descent | None = None
     for trial in trials(job.config):

@@ -21,6 +21,7 @@ def test_a_store_that_evicts_is_refused(redis_case: Any, policy: str, schema: in
         client.config_set("maxmemory", "100mb")
         client.config_set("maxmemory-policy", policy)
         for act in (
+            lambda: store.check_ready("movies"),
             lambda: store.begin_version("movies"),
             lambda: store.finish(ticket, [], b"{}", {}, schema=schema),
         ):
@@ -29,7 +30,16 @@ def test_a_store_that_evicts_is_refused(redis_case: Any, policy: str, schema: in
         client.config_set(
             "maxmemory-policy", "volatile-lru"
         )  # evicts keys with a time to live, ours have none
+        store.check_ready("movies")
         store.begin_version("movies")
+
+
+def test_a_store_that_cannot_be_reached_is_not_ready(redis_case: Any) -> None:
+    with redis_case.open() as store:
+        store.check_ready("never published")
+        assert store.list_models() == []
+    with open_store("redis://127.0.0.1:1/0") as store, pytest.raises(StoreUnavailable):
+        store.check_ready("movies")
 
 
 def test_out_of_memory_is_said_and_leaves_the_connection_usable(

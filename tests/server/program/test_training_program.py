@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from gdmix_core import tasks
-from gdmix_core.config import JobConfig, parse_config
+from gdmix_core.config import JobConfig, config_from_json, parse_config
 from gdmix_core.errors import DataError
 from gdmix_core.metrics import MetricValue
 from gdmix_core.publish_ticket import PublishTicket
@@ -172,6 +172,8 @@ class Driver:
                     entities={"auc:user_id": 2},
                     entities_undefined={"auc:user_id": 1},
                 )
+            case tasks.CheckStore():
+                return tasks.StoreChecked(seconds=0)
             case tasks.BeginPublish():
                 return tasks.PublishBegun(seconds=0, ticket=PublishTicket("movies", 12, 11, 4))
             case tasks.FinishModel():
@@ -355,6 +357,57 @@ def stages_of_all_sorts() -> list[UnitStage | FixedEffectStage]:
     trained = Driver(parse_config(CONFIG + "results: gdmix\ninitial_model: before\n"), [0.6, 0.7, 0.6, 0.65])
     text = CONFIG.replace("passes: 3", "passes: 1") + "action: inference\ninitial_model: before\n"
     return [*trained.stages, *Driver(parse_config(text), [0.6, 0.7]).stages]
+
+
+class Converted(Driver):
+    """Its initial model is made of a results tree of LinkedIn GDMix."""
+
+    def answer(self, task: tasks.Task) -> tasks.TaskResult:
+        found = super().answer(task)
+        if isinstance(found, tasks.ModelOpened):
+            return replace(found, directory="initial/0/model", notices=("per_user: 3 left out", "also this"))
+        return found
+
+
+@pytest.mark.parametrize("driver", [Driver, Converted])
+def test_the_model_directory_that_was_opened_is_used_from_then_on(driver: type[Driver]) -> None:
+    text = CONFIG + "initial_model: before\n"
+    scoring = text.replace("passes: 3", "passes: 1") + "action: inference\n"
+    runs = [driver(parse_config(text), [0.6, 0.7, 0.6, 0.65]), driver(parse_config(scoring), [0.6, 0.7])]
+    units = [
+        unit
+        for run in runs
+        for stage in run.stages
+        if isinstance(stage, UnitStage)
+        for unit in stage.units
+        if hasattr(unit, "initial") and not isinstance(unit, tasks.OpenModel)
+    ]
+    directory = "before" if driver is Driver else "initial/0/model"
+    assert {unit.initial for unit in units} == {directory}
+    assert {type(unit) for unit in units} == {
+        tasks.MergeIndex,
+        tasks.FinishFixedEffect,
+        tasks.TrainRandomEffect,
+        tasks.TakeIndex,
+        tasks.LoadFixedEffect,
+        tasks.ScorePartition,
+    }
+
+
+def test_what_is_known_of_the_initial_model_reaches_people() -> None:
+    run = Converted(parse_config(CONFIG + "initial_model: before\n"), [0.6, 0.7, 0.6, 0.65])
+    notices = [report.notice for report in run.reports if report.notice]
+    assert notices[:2] == ["per_user: 3 left out", "also this"]
+
+
+def test_the_initial_model_is_opened_with_the_config_and_the_columns_of_the_job() -> None:
+    config = parse_config(CONFIG + "initial_model: before\n")
+    run = Driver(config, [0.6, 0.7, 0.6, 0.65])
+    units = [unit for stage in run.stages if isinstance(stage, UnitStage) for unit in stage.units]
+    [opened] = [unit for unit in units if isinstance(unit, tasks.OpenModel)]
+    [inspected] = [unit for unit in units if isinstance(unit, tasks.InspectData)]
+    assert config_from_json(opened.config_json) == config
+    assert opened.inspect == inspected
 
 
 def test_tasks_survive_the_wire() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gdmix_core.data.array_file import atomic_path, write_arrays
+from gdmix_core.errors import NotFound
 from gdmix_core.tasks import (
     FEATURE_INDEX_FILE,
     PARTITION_FILE,
@@ -24,14 +26,27 @@ from gdmix_core.tasks import (
 )
 from gdmix_trainer.context import TaskContext
 
+if TYPE_CHECKING:
+    from gdmix_core.model import ModelDirectory
+
 
 def open_model(task: OpenModel, context: TaskContext) -> ModelOpened:
-    """Read the manifest, and check that the files are those it was written with."""
+    """Read the manifest, and check that the files are those it was written with.
+
+    Raises:
+        NotFound: The directory holds neither a model version nor models of the job's coordinates.
+        DataError: Files are damaged, or models do not fit the job's features.
+    """
     from gdmix_core.model import open_model as open_directory
+    from gdmix_core.model.manifest import MANIFEST_FILE
 
     context.check()
-    model = open_directory(task.initial)
-    model.verify()
+    notices: tuple[str, ...] = ()
+    if (Path(task.initial) / MANIFEST_FILE).exists():
+        model = open_directory(task.initial)
+        model.verify()
+    else:
+        model, notices = _converted(task, context)
     coordinates = tuple(
         OpenedCoordinate(
             name=c.name,
@@ -43,7 +58,37 @@ def open_model(task: OpenModel, context: TaskContext) -> ModelOpened:
         )
         for c in model.manifest.coordinates
     )
-    return ModelOpened(task=model.manifest.task, coordinates=coordinates, seconds=0.0)
+    return ModelOpened(
+        task=model.manifest.task,
+        coordinates=coordinates,
+        directory=str(model.path),
+        notices=notices,
+        seconds=0.0,
+    )
+
+
+def _converted(task: OpenModel, context: TaskContext) -> tuple[ModelDirectory, tuple[str, ...]]:
+    """Make a model directory of a results tree of LinkedIn GDMix, in the attempt's directory."""
+    from gdmix_core.config import config_from_json
+    from gdmix_core.data.inspection import inspect_data
+    from gdmix_core.model import open_model as open_directory
+    from gdmix_core.model.linear_model_avro_tree import convert_tree, model_folders
+
+    config = config_from_json(task.config_json)
+    if not model_folders(task.initial, config):
+        try:
+            return open_directory(task.initial), ()
+        except NotFound as error:
+            raise NotFound(
+                f"{error}; nor are there model files of LinkedIn GDMix in COORDINATE/models for a coordinate of the "
+                f"job ({', '.join(config.coordinates)})"
+            ) from error
+    wanted = task.inspect
+    _, encoding = inspect_data(
+        wanted.data, wanted.features, wanted.entity_columns, wanted.task, wanted.external
+    )
+    context.check()
+    return convert_tree(task.initial, config, encoding.columns, task.output)
 
 
 def take_index(task: TakeIndex, context: TaskContext) -> IndexMerged:

@@ -15,6 +15,7 @@ from gdmix_core.tasks import (
     FEATURE_INDEX_FILE,
     SPILL_PART_FILE,
     BeginPublish,
+    CheckStore,
     FinishModel,
     FinishPublish,
     ModelFinished,
@@ -23,6 +24,7 @@ from gdmix_core.tasks import (
     PublishFinished,
     PublishPart,
     RemoveWork,
+    StoreChecked,
     WorkRemoved,
 )
 from gdmix_trainer.context import TaskContext
@@ -35,6 +37,14 @@ if TYPE_CHECKING:
 
 _RUN_FILE = "run.json"
 _WORK_FOLDER = ".gdmix"
+
+
+def check_store(task: CheckStore, context: TaskContext) -> StoreChecked:
+    """Ask the store whether it would take a version."""
+    context.check()
+    with _store(task.store) as store:
+        store.check_ready(task.model)
+    return StoreChecked(seconds=0.0)
 
 
 def begin_publish(task: BeginPublish, context: TaskContext) -> PublishBegun:

@@ -51,6 +51,7 @@ TASK_FUNCTIONS: dict[type[Task], TaskFunction] = {
     tasks.MeasureShard: validation.measure_shard,
     tasks.MergeRuns: validation.merge_runs,
     tasks.MeasureEntities: validation.measure_entities,
+    tasks.CheckStore: publishing.check_store,
     tasks.BeginPublish: publishing.begin_publish,
     tasks.FinishModel: publishing.finish_model,
     tasks.PublishPart: publishing.publish_part,
