@@ -91,6 +91,7 @@ def inspect_data(
     for role in ROLES:
         for source, (_, where) in sources.items():
             _check_rows(role, where, [d for d in described if (d.role, d.source) == (role, source)], problems)
+    problems.config += _weights_elsewhere(data.columns, described)
     resolved = _resolved(features, described, problems)
     encoding = EncodingSpec(
         data=data.model_copy(update={"columns": _present_roles(data.columns, described)}),
@@ -160,6 +161,18 @@ def _present_roles(columns: Columns, described: list[FileDescription]) -> Column
         if getattr(columns, role) is not None and getattr(columns, role) not in there
     }
     return columns.model_copy(update=absent)
+
+
+def _weights_elsewhere(columns: Columns, described: list[FileDescription]) -> list[str]:
+    """Say when an optional weight is not in `data` but in another source, where it would not be seen."""
+    if "weight" not in columns.optional or columns.weight is None:
+        return []
+    holders = dict.fromkeys(d.source for d in described if columns.weight in d.types)
+    if not holders or MAIN_SOURCE in holders:
+        return []
+    return [
+        f"columns.weight: column {columns.weight!r} is in {', '.join(holders)}, not in data; weights are read from data"
+    ]
 
 
 def _source_of(name: str, wanted: str | None, described: list[FileDescription]) -> str:

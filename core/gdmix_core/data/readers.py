@@ -112,7 +112,7 @@ def count_rows(split: Split, column: str) -> int:
         with opened_parquet(split.path) as file:
             return sum(file.metadata.row_group(group).num_rows for group in _row_groups(split, file))
     if split.format == "tfrecord":
-        from gdmix_core.data.readers_tfrecord import count_tfrecords
+        from gdmix_core.data.tfrecord_frames import count_tfrecords
 
         count = count_tfrecords(split.path)
         if count is not None:

@@ -11,23 +11,21 @@ columns lists of lists; what has one value only, the entity id, is the same for 
 from __future__ import annotations
 
 import contextlib
-import gzip
 import importlib.util
 import os
 import re
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from gdmix_core.compiled import compiled
 from gdmix_core.data.input_files import NeededColumn, file_faults
 from gdmix_core.data.tensor_metadata import Tensor, read_tensor_metadata
+from gdmix_core.data.tfrecord_frames import chunks, compression, count_records, only_features
 from gdmix_core.errors import DataError, MissingDependency
 
 if TYPE_CHECKING:
@@ -39,10 +37,6 @@ UInt8Array = npt.NDArray[np.uint8]
 BATCH_RECORDS: Final = 16_384
 BATCH_GROUPS: Final = 512
 _LOOKED_AT: Final = 100
-_LENGTH_BYTES: Final = 12  # a record's length and its checksum
-_CHUNK_BYTES: Final = 4 << 20
-_LARGEST_RECORD: Final = 1 << 31  # what protobuf can hold
-_COMPRESSIONS: Final = {".gz": "GZIP", ".deflate": "ZLIB", ".zlib": "ZLIB"}
 _ARROW: Final = {"int": pa.int64(), "float": pa.float32(), "string": pa.string()}
 
 
@@ -70,7 +64,7 @@ def tfrecord_head(path: str, metadata: str | None) -> TfrecordHead:
     schema = pa.schema([(tensor.name, _arrow_type(tensor)) for tensor in tensors])
     dimensions = {tensor.name: tensor.shape[0] for tensor in tensors if tensor.shape and tensor.shape[0]}
     with file_faults(path, "TFRecord"):
-        rows = int(any(_chunks(path)))
+        rows = int(any(chunks(path)))
     return TfrecordHead(schema, rows, dimensions)
 
 
@@ -94,11 +88,12 @@ def read_tfrecord(
         raise DataError(f"{path}: column {absent[0]!r} is missing; the file has {', '.join(by_name)}")
     wanted = [by_name[column.name] for column in columns]
     tf = _tensorflow()
-    records = _count_records(path)[0]
+    records = count_records(path)[0]
     with _tensorflow_faults(path, tf):
         grouped = _is_grouped(path, by_name.values(), tf)
         size = BATCH_GROUPS if grouped else BATCH_RECORDS
-        decode = _grouped_batch if grouped else _batch
+        shared = frozenset(column.name for column in columns if not {"uid", "number"} & {*column.uses})
+        decode = partial(_grouped_batch, shared=shared) if grouped else _batch
         for serialised in _records(path, tf).batch(size):
             records -= int(serialised.shape[0])
             yield decode(path, wanted, serialised, tf)
@@ -106,98 +101,6 @@ def read_tfrecord(
         raise DataError(
             f"{path}: cannot be read as TFRecord: TensorFlow passes over {records} of its records"
         )
-
-
-def count_tfrecords(path: str) -> int | None:
-    """Return the number of records, checking that they fill the file; None where that takes reading it.
-
-    A compressed file has to be read, and so has a grouped one, whose records hold several rows.
-
-    Raises:
-        DataError: The file is absent, cut short, or no TFRecord file.
-    """
-    if _compression(path):
-        return None
-    count, first = _count_records(path)
-    # The sparse columns of a grouped file are not among its features.
-    ungrouped = _only_features(first) and b"_indices" in first
-    return count if ungrouped or count == 0 else None
-
-
-def _count_records(path: str) -> tuple[int, bytes]:
-    """Return the number of records and the first of them, checking that they fill the file."""
-    count = start = 0
-    first = b""
-    rest = bytearray()
-    with file_faults(path, "TFRecord"):
-        for chunk in _chunks(path):
-            rest += chunk
-            found, end = (int(number) for number in _walk(np.frombuffer(rest, np.uint8)))
-            if found and not count:
-                length = int.from_bytes(rest[:8], "little")
-                first = bytes(rest[_LENGTH_BYTES : _LENGTH_BYTES + length])
-            count += found
-            start += end
-            del rest[:end]
-            if len(rest) >= 8 and int.from_bytes(rest[:8], "little") > _LARGEST_RECORD:
-                break
-    if rest:
-        raise DataError(f"{path}: cannot be read as TFRecord: cut short or damaged at byte {start}")
-    return count, first
-
-
-def _chunks(path: str) -> Iterator[bytes]:
-    """Yield the contents of a file, decompressed, some megabytes at a time, none of them empty.
-
-    Raises:
-        EOFError: A compressed file ends before its contents do.
-    """
-    compression = _compression(path)
-    if compression != "ZLIB":
-        with gzip.open(path) if compression else open(path, "rb") as file:  # noqa: PTH123
-            while chunk := file.read(_CHUNK_BYTES):
-                yield chunk
-        return
-    decompressor = zlib.decompressobj()
-    with open(path, "rb") as file:  # noqa: PTH123
-        while compressed := decompressor.unconsumed_tail or file.read(_CHUNK_BYTES):
-            if chunk := decompressor.decompress(compressed, _CHUNK_BYTES):
-                yield chunk
-        if chunk := decompressor.flush():
-            yield chunk
-        if not decompressor.eof and file.tell():
-            raise EOFError("Compressed file ended before the end-of-stream marker was reached")
-
-
-@compiled
-def _walk(data: UInt8Array) -> tuple[int, int]:
-    """Return how many whole records there are, and where the last of them ends."""
-    count = 0
-    place = 0
-    while place + 12 <= data.size:
-        length = np.uint64(0)
-        for k in range(8):
-            length |= np.uint64(data[place + k]) << np.uint64(8 * k)
-        if length > np.uint64(data.size):
-            break
-        end = place + 16 + int(length)
-        if end > data.size:
-            break
-        place = end
-        count += 1
-    return count, place
-
-
-def _only_features(record: bytes) -> bool:
-    """Return whether a record is one message in field 1 and nothing else, as an Example is."""
-    if not record or record[0] != 0x0A:
-        return not record
-    length = 0
-    for place, byte in enumerate(record[1:11], start=1):
-        length |= (byte & 0x7F) << 7 * (place - 1)
-        if byte < 0x80:
-            return place + 1 + length == len(record)
-    return False
 
 
 def _tensors(path: str, metadata: str | None) -> tuple[Tensor, ...]:
@@ -213,7 +116,7 @@ def _observed(path: str) -> tuple[Tensor, ...]:
         for serialised in _records(path, tf).take(_LOOKED_AT):
             record = serialised.numpy()
             example = tf.train.Example.FromString(record)
-            if not _only_features(record):
+            if not only_features(record):
                 raise DataError(
                     f"{path}: its records are SequenceExamples, grouped by entity: such a file needs its metadata"
                 )
@@ -226,7 +129,7 @@ def _observed(path: str) -> tuple[Tensor, ...]:
                     raise DataError(f"{path}: column {name!r} holds {found} and {kind} in its first records")
                 longest[name] = max(longest.get(name, 0), len(getattr(feature, kind).value))
     if not kinds:
-        _count_records(path)  # says what is wrong where TensorFlow sees the end of the file
+        count_records(path)  # says what is wrong where TensorFlow sees the end of the file
     dtypes = {"int64_list": "int", "float_list": "float", "bytes_list": "string"}
     tensors = []
     for name in sorted(kinds):
@@ -252,11 +155,7 @@ def _arrow_type(tensor: Tensor) -> pa.DataType:
 
 
 def _records(path: str, tf: Any) -> tf.data.TFRecordDataset:
-    return tf.data.TFRecordDataset([path], _compression(path) or None, buffer_size=4 << 20)
-
-
-def _compression(path: str) -> str:
-    return _COMPRESSIONS.get(Path(path).suffix.lower(), "")
+    return tf.data.TFRecordDataset([path], compression(path) or None, buffer_size=4 << 20)
 
 
 def _is_grouped(path: str, tensors: Sequence[Tensor] | Any, tf: Any) -> bool:
@@ -264,7 +163,7 @@ def _is_grouped(path: str, tensors: Sequence[Tensor] | Any, tf: Any) -> bool:
     scalars = [tensor.name for tensor in tensors if not tensor.shape and not tensor.sparse]
     for serialised in _records(path, tf).take(_LOOKED_AT):
         record = serialised.numpy()
-        if not _only_features(record):
+        if not only_features(record):
             return True
         features = tf.train.Example.FromString(record).features.feature
         if sum(len(_values(features[name])) > 1 for name in scalars if name in features) > 1:
@@ -312,8 +211,10 @@ def _batch(path: str, wanted: Sequence[Tensor], serialised: Any, tf: Any) -> pa.
     return pa.record_batch(arrays, names=[tensor.name for tensor in wanted])
 
 
-def _grouped_batch(path: str, wanted: Sequence[Tensor], serialised: Any, tf: Any) -> pa.RecordBatch:
-    """Decode a batch of entities' SequenceExamples into rows."""
+def _grouped_batch(
+    path: str, wanted: Sequence[Tensor], serialised: Any, tf: Any, *, shared: frozenset[str]
+) -> pa.RecordBatch:
+    """Decode a batch of entities' SequenceExamples into rows; of `shared` columns all of a record's have one."""
     context: dict[str, Any] = {}
     sequence: dict[str, Any] = {}
     for tensor in wanted:
@@ -335,25 +236,19 @@ def _grouped_batch(path: str, wanted: Sequence[Tensor], serialised: Any, tf: Any
         ragged = scalars[tensor.name]
         counts = np.diff(ragged.row_splits.numpy())
         values = _flat(ragged.values, tf)
-        if np.array_equal(counts, rows):
-            arrays.append(values)
-        else:
-            _check_rows(path, tensor.name, counts, rows, one_for_all=True)
-            entity = np.repeat(np.arange(len(rows)), rows)
-            within = np.arange(len(entity)) - np.repeat(np.cumsum(rows) - rows, rows)
-            starts = ragged.row_splits.numpy()[:-1][entity]
-            arrays.append(values.take(pa.array(starts + np.where(counts[entity] == 1, 0, within))))
+        if not np.array_equal(counts, rows):
+            if tensor.name not in shared or (counts != 1).any():
+                _check_rows(path, tensor.name, counts, rows)
+            values = values.take(pa.array(np.repeat(np.arange(len(rows)), rows)))
+        arrays.append(values)
     return pa.record_batch(arrays, names=[tensor.name for tensor in wanted])
 
 
-def _check_rows(
-    path: str, column: str, counts: Int64Array, rows: Int64Array, *, one_for_all: bool = False
-) -> None:
-    bad = (counts != rows) & ~((counts == 1) & one_for_all)
-    if bad.any():
-        first = int(np.flatnonzero(bad)[0])
+def _check_rows(path: str, column: str, counts: Int64Array, rows: Int64Array) -> None:
+    bad = np.flatnonzero(counts != rows)
+    if len(bad):
         raise DataError(
-            f"{path}: column {column!r} holds {counts[first]} values in a record of {rows[first]} rows"
+            f"{path}: column {column!r} holds {counts[bad[0]]} values in a record of {rows[bad[0]]} rows"
         )
 
 

@@ -279,9 +279,9 @@ def test_an_optional_role_is_in_all_files_or_in_none(files: Files) -> None:
 
 
 def test_a_further_sources_column_does_not_count_as_the_role(files: Files) -> None:
-    files.write("more", {"w": [1.0, 2.0], "x": [1.0, 2.0]})
-    _, encoding = files.inspect({"b": ["x"]}, weight="w", optional=["weight"])
-    assert encoding.data.columns.weight is None
+    files.write("more", {"o": [1.0, 2.0], "x": [1.0, 2.0]})
+    _, encoding = files.inspect({"b": ["x"]}, offset="o", optional=["offset"])
+    assert encoding.data.columns.offset is None
 
 
 def test_a_role_that_is_not_optional_is_missing(files: Files) -> None:
@@ -316,3 +316,12 @@ def test_a_vector_of_a_further_source_has_the_length_of_its_names(files: Files) 
     features = {"b": [{"column": "v", "kind": "vector", "names": str(names)}]}
     _, encoding = files.inspect(features)
     assert (encoding.columns[0].source, encoding.columns[0].dimension) == ("more", 3)
+
+
+def test_an_optional_weight_that_only_another_source_has_is_not_passed_over(files: Files) -> None:
+    files.write("more", {"w": [1.0, 2.0], "x": [1.0, 2.0]})
+    columns = {"weight": "w", "optional": ["weight"]}
+    assert "column 'w' is in more, not in data" in files.message(ConfigError, {"b": ["x"]}, **columns)
+    files.write("", {"label": [0.0, 1.0], "w": [1.0, 1.0]})
+    _, encoding = files.inspect({"b": ["x"]}, **columns)
+    assert encoding.data.columns.weight == "w"
