@@ -175,7 +175,10 @@ def _absolute(path: str, base: Path) -> str:
 
 
 def _found_from_here(config: JobConfig, base: Path) -> tuple[JobConfig, tuple[str, ...]]:
-    """Make input paths absolute that exist in the current directory only, which is where upstream looks."""
+    """Make input paths absolute that exist in the current directory only, which is where upstream looks.
+
+    When there are some, the output goes there too, as upstream's does.
+    """
     here = Path.cwd()
     found: list[str] = []
 
@@ -188,7 +191,9 @@ def _found_from_here(config: JobConfig, base: Path) -> tuple[JobConfig, tuple[st
     changed = map_paths(config, change)
     if not found:
         return config, ()
-    return changed, (f"not beside the config, but found in the current directory {here}: {', '.join(found)}",)
+    changed = changed.model_copy(update={"output": _absolute(config.output, here)})
+    note = f"not beside the config, but found in the current directory {here}: {', '.join(found)}"
+    return changed, (f"{note}; the output goes to {changed.output}",)
 
 
 def _exists(path: str) -> bool:

@@ -570,11 +570,12 @@ def test_input_that_is_in_the_current_directory_only_is_found_there(
     assert config.data.train == (str(tmp_path / "d/global/train"),)
     assert config.features["global"][0].names == str(tmp_path / "d/global/names")
     assert config.data.sources["per-user"].train == (str(tmp_path / "jobs/d/user/train"),)
-    assert config.output == str(tmp_path / "jobs/out/lr-training")
+    assert config.output == str(tmp_path / "out/lr-training")
     assert config.keep == 1
-    assert notes == (
-        f"not beside the config, but found in the current directory {tmp_path}: d/global/train, d/global/names",
-    )
+    assert len(notes) == 1
+    assert f"found in the current directory {tmp_path}: d/global/train, d/global/names; " in notes[0]
+    assert notes[0].endswith(f"; the output goes to {tmp_path}/out/lr-training")
+    assert load_config("jobs/lr.yaml", {"output": "other"}).output == str(tmp_path / "other")
 
 
 def test_a_job_config_has_no_notes(tmp_path: Path) -> None:
