@@ -106,14 +106,20 @@ class ScoresFile:
         )
 
     def messages(self, offset: int) -> Iterator[Any]:
-        """Yield the messages with the bytes from an offset on."""
+        """Yield the messages with the bytes from an offset on.
+
+        The file is open only while a piece is read: gRPC drops an iterator half-way when a call is refused.
+        """
+        while data := self._piece(offset):
+            yield rpc.upload_data(data)
+            offset += len(data)
+            if self.progress is not None:
+                self.progress(offset, self.byte_size)
+
+    def _piece(self, offset: int) -> bytes:
         with self.path.open("rb", buffering=0) as stream:
             stream.seek(offset)
-            while data := stream.read(_UPLOAD_CHUNK_BYTES):
-                yield rpc.upload_data(data)
-                offset += len(data)
-                if self.progress is not None:
-                    self.progress(offset, self.byte_size)
+            return stream.read(_UPLOAD_CHUNK_BYTES) or b""
 
     def delay_after(self, error: GdmixError) -> float | None:
         """Return how long to wait before going on after an error; None when there is no use in that.

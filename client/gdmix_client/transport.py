@@ -12,6 +12,7 @@ import random
 import re
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextlib import closing, suppress
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -100,15 +101,24 @@ class Transport:
 
     def send(self, call: Call[Result], messages: Iterator[Any]) -> Result:
         """Return what a call answers when messages follow its request; it is not repeated, errors as `call`."""
+        sending = self.start_sending(call, messages)
+        try:
+            return self.sent(call, sending)
+        finally:
+            sending.cancel()
+
+    def start_sending(self, call: Call[Any], messages: Iterator[Any]) -> Any:
+        """Begin a call whose messages follow its request, and return gRPC's future of the answer."""
         method = self._channel.stream_unary(call.path, serialize, call.response.FromString)
         requests = itertools.chain([call.request], messages)
-        sending = method.future(requests, timeout=call.timeout_seconds, metadata=self._metadata)
+        return method.future(requests, timeout=call.timeout_seconds, metadata=self._metadata)
+
+    def sent(self, call: Call[Result], sending: Any) -> Result:
+        """Wait for what `start_sending` began; errors as `call`."""
         try:
             return call.read(sending.result())
         except grpc.RpcError as error:
             raise error_from_rpc(error, self._address, call.timeout_seconds) from error
-        finally:
-            sending.cancel()
 
     def close(self) -> None:
         """Close the connection; calls under way fail with `Unavailable`."""
@@ -119,6 +129,7 @@ class AsyncTransport:
     """Performs calls on the running event loop."""
 
     def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._address = connection.address
         self._metadata = grpc.aio.Metadata(*bearer_metadata(connection.token))
         if connection.tls_ca is None:
@@ -157,20 +168,25 @@ class AsyncTransport:
             messages.cancel()
 
     async def send(self, call: Call[Result], messages: Iterator[Any]) -> Result:
-        """Return what a call answers when messages follow its request; they are made on a thread."""
-        method: Callable[..., Any] = self._channel.stream_unary(
-            call.path, serialize, call.response.FromString
-        )
+        """Return what a call answers when messages follow its request; they are made on a thread.
 
-        async def requests() -> AsyncGenerator[Any, None]:
-            yield call.request
-            while (message := await asyncio.to_thread(next, messages, None)) is not None:
-                yield message
+        The call has a connection without asyncio: where a coordinator refuses while messages are still on their
+        way, `grpc.aio` may tell of its own failed write instead of the refusal (grpc issue 36066).
+        """
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
 
-        try:
-            return call.read(await method(requests(), timeout=call.timeout_seconds, metadata=self._metadata))
-        except grpc.RpcError as error:
-            raise error_from_rpc(error, self._address, call.timeout_seconds) from error
+        def tell(_: object) -> None:
+            with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+                loop.call_soon_threadsafe(done.set)
+
+        with closing(Transport(self._connection)) as transport:
+            sending = transport.start_sending(call, messages)
+            sending.add_done_callback(tell)
+            try:
+                await done.wait()
+                return transport.sent(call, sending)
+            finally:
+                sending.cancel()
 
     async def close(self) -> None:
         """Close the connection."""

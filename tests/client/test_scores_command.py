@@ -250,6 +250,22 @@ def large(tmp_path: Path) -> Path:
     return path
 
 
+def test_async_client_hears_why_it_was_refused(
+    coordinator: LocalCluster, there: list[str], scores: Path, large: Path
+) -> None:
+    """Every time, though the coordinator refuses while the file is still being sent."""
+
+    async def inside() -> None:
+        async with AsyncClient(coordinator.connection) as client:
+            await client.upload_scores(scores, "dnn")
+            for _ in range(10):
+                with pytest.raises(Conflict, match="dnn"):
+                    await client.upload_scores(large, "dnn")
+            await client.delete_upload("dnn")
+
+    asyncio.run(inside())
+
+
 @pytest.mark.parametrize("kind", ["Client", "AsyncClient"])
 def test_a_coordinator_that_dies_meanwhile_costs_what_was_on_the_way(
     tmp_path: Path, large: Path, kind: str
