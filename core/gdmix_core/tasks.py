@@ -421,6 +421,8 @@ class FinishFixedEffect(Task):
     """Coefficients of features that are not larger become 0."""
     initial: str | None = None
     """Directory of the model to begin with: what training left at exactly 0, being in no row, is taken from it."""
+    regularization: Regularization | None = None
+    """With it, the result says the penalty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -428,6 +430,8 @@ class FixedEffectFinished(TaskResult):
     """The fixed effect's files lie in the attempt's directory."""
 
     nonzero: int
+    penalty: float = 0.0
+    """½ Σ l2 θ²."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -524,6 +528,8 @@ class RandomEffectTrained(TaskResult):
     """Rows that were scored, not trained on."""
     carried_over: int = 0
     """Entities of the initial model that this data did not train."""
+    penalty: float = 0.0
+    """½ Σ l2 θ² over the partition's entities."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -536,6 +542,51 @@ class AssembleScores(Task):
     directory: str
     partitions: tuple[str, ...]
     """Directories of all partitions' training results, in partition order."""
+
+
+# ---- all coordinates together ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreChange:
+    """A coordinate's score blocks of one home shard, by directory: what stood for it in a pass, what came out."""
+
+    before: str | None
+    """None: nothing stood for it, that is 0."""
+    scores: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasurePass(Task):
+    """Sum one training shard's loss, and the products of what the last pass and those before it changed."""
+
+    kind = "measure_pass"
+    loss: int
+    input: ShardInput
+    """With the score blocks of all coordinates."""
+    changes: tuple[tuple[ScoreChange, ...], ...]
+    """By pass, oldest first, and by coordinate; the last one is the pass that has just ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassMeasured(TaskResult):
+    """A shard's share of the joint objective and of the products."""
+
+    loss: float
+    """Σ w ℓ(y, z), without penalties."""
+    products: tuple[float, ...]
+    """⟨change of a pass, change of the last pass⟩, over rows and coordinates; oldest pass first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixScores(Task):
+    """Write one shard's weighted sum of score blocks of a coordinate."""
+
+    kind = "mix_scores"
+    shard: int
+    scores: tuple[str, ...]
+    """Directories of the score blocks."""
+    weights: tuple[float, ...]
 
 
 # ---- scoring with a model --------------------------------------------------------------------------------
@@ -869,6 +920,8 @@ RESULT_OF: dict[type[Task], type[TaskResult]] = {
     WriteOffsets: OffsetsWritten,
     TrainRandomEffect: RandomEffectTrained,
     AssembleScores: ShardScored,
+    MeasurePass: PassMeasured,
+    MixScores: ShardScored,
     LoadFixedEffect: FixedEffectLoaded,
     ScorePartition: PartitionScored,
     MeasureShard: ShardMeasured,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # a worker registers before it imports what tasks need
 
 PATH_FIELDS = frozenset(
     {
+        "before",
         "directories",
         "directory",
         "index",
@@ -84,6 +85,7 @@ OTHER_TEXT_FIELDS = frozenset(
         "variance",
         "weight",
         "weighting",
+        "weights",
     }
 )
 """Names of the fields with any other text; every field is in one of the two sets, which a test checks."""

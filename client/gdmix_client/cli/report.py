@@ -161,7 +161,8 @@ def summary(job: Job) -> str:
         )
         lines += metric_notes(job.kept_coordinates[-1].validation)
         if passes > 1:
-            lines.append(f"Pass {kept} of {passes} measured best and is the one published.")
+            why = "measured best and " if kept < passes else ""
+            lines.append(f"Pass {kept} of {passes} {why}is the one published.")
     published = job.published
     if published is not None:
         active = "active" if published.activated else "sealed, not active"

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from gdmix_core.config.coordinates import AnyCoordinate, Coordinate, ExternalEffect, FixedEffect
 from gdmix_core.config.data import DataConfig
@@ -16,6 +17,18 @@ from gdmix_core.config.features import FeatureColumn, columns_of_bags
 from gdmix_core.config.strict import NAME_PATTERN, Strict, Switch, check_name
 
 Task = Literal["logistic_regression", "linear_regression", "poisson_regression"]
+MOST_PASSES: Final = 1000
+
+
+def _number_or_until_converged(value: Any) -> Any:
+    if value == "until_converged" or (type(value) is int and 1 <= value <= MOST_PASSES):
+        return value
+    allowed = f"Input should be an integer from 1 to {MOST_PASSES}, or until_converged"
+    raise PydanticCustomError("passes", allowed)
+
+
+# Checked before the union, so that a mistake is reported once and not for each of its members.
+Passes = Annotated[int | Literal["until_converged"], BeforeValidator(_number_or_until_converged)]
 MOST_TRIALS: Final = 1000
 _OUTPUT_FOLDERS: Final = frozenset({"models", "store"})
 SEARCHED_FIELDS: Final = ("l2", "regularize_bias", "sparsity_threshold")
@@ -45,8 +58,9 @@ class JobConfig(Strict):
     """Feature bags: columns that become one sparse vector."""
     coordinates: dict[str, AnyCoordinate]
     """Trained in this order, each with the scores of the others as its offset."""
-    passes: Annotated[int, Field(strict=True, ge=1, le=1000)] = 1
-    """How often the coordinates are gone through; stops early when a pass improves nothing."""
+    passes: Passes = 1
+    """How often the coordinates are gone through; stops early when a pass improves nothing. `until_converged`
+    reaches the joint optimum of all coordinates and publishes that."""
     metrics: tuple[str, ...] = ()
     """Validation metrics; the first decides which pass is kept. The task's usual ones when absent."""
     output: str

@@ -81,3 +81,13 @@ def mean(loss: Loss, z: Float64Array) -> Float64Array:
     """Return μ(z): the probability, the value itself, or the rate."""
     z = np.asarray(z, dtype=np.float64)
     return loss_terms(loss, np.zeros_like(z), z).mean
+
+
+def ridge_penalty(l2: Float64Array, coefficients: Float64Array) -> float:
+    """Return ½ Σ l2 θ², added in order; 0 for no coefficients."""
+    return 0.5 * ordered_sum(l2 * coefficients * coefficients)
+
+
+def ordered_sum(values: Float64Array) -> float:
+    """Return the sum of float64[n], added one after another, the same on every machine."""
+    return float(np.cumsum(values)[-1]) if len(values) else 0.0

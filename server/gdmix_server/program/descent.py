@@ -36,6 +36,7 @@ class Trial:
 
 
 NO_TRIAL: Final = Trial(0, {})
+NOTHING_STANDS: Final[Mapping[str, tuple[str, ...]]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +57,16 @@ class Descent:
     trial: Trial = NO_TRIAL
     trained: dict[str, Trained] = field(default_factory=dict)
     passes: list[Pass] = field(default_factory=list)
+    standing: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Training score blocks, by shard, that stand for a coordinate until this pass trains it."""
 
     @property
     def best(self) -> Pass:
-        """The pass to publish: the best by the first metric, the last one when nothing was measured."""
-        if not self.prepared.has_validation:
+        """The pass to publish: the best by the first metric.
+
+        The last one when nothing was measured, or when the joint optimum was asked for.
+        """
+        if not self.prepared.has_validation or self.config.passes == "until_converged":
             return self.passes[-1]
         first_metric = parse_metric(self.config.effective_metrics[0])
         best = self.passes[0]
@@ -73,7 +79,8 @@ class Descent:
         """Train, score and measure one coordinate."""
         coordinate = self.config.coordinates[name]
         step = CoordinateStep(name, pass_number, self.trial.number)
-        offsets = self._inputs("train", without=name)
+        offsets = self._inputs("train", name, self.standing)
+        self.standing.pop(name, None)
         if isinstance(coordinate, ExternalEffect):
             trained = take_external_effect(
                 self.prepared, step, coordinate, sum(self.prepared.shards["train"].rows)
@@ -93,10 +100,10 @@ class Descent:
             trained,
             report=replace(trained.report, trial=self.trial.number, trial_values=self.trial.as_json()),
         )
-        inputs = {role: self._inputs(role, without=name) for role in ROLES}
+        inputs = {role: self._inputs(role, name) for role in ROLES}
         self.trained[name] = replace(trained, inputs=inputs)
         if self.prepared.has_validation and self.prepared.is_labelled:
-            metrics = yield from measure(self.config, self.prepared, step, self._inputs("validation"))
+            metrics = yield from measure(self.config, self.prepared, step, self.scored("validation"))
             report = replace(trained.report, validation=metrics)
             self.trained[name] = replace(self.trained[name], report=report)
         yield Report(coordinate=self.trained[name].report)
@@ -110,14 +117,20 @@ class Descent:
         self.passes.append(Pass(pass_number, dict(self.trained), value))
         return not self.prepared.has_validation or self.best.pass_number == pass_number
 
-    def _inputs(self, role: Role, without: str | None = None) -> tuple[ShardInput, ...]:
+    def scored(self, role: Role) -> tuple[ShardInput, ...]:
+        """Return the home shards with the score blocks of all trained coordinates."""
+        return self._inputs(role)
+
+    def _inputs(
+        self, role: Role, without: str | None = None, standing: Mapping[str, tuple[str, ...]] = NOTHING_STANDS
+    ) -> tuple[ShardInput, ...]:
         """Return the home shards with the score blocks of all trained coordinates but `without`."""
         others = [name for name in self.config.coordinates if name in self.trained and name != without]
         return tuple(
             ShardInput(
                 shard=shard,
                 directory=directory,
-                scores=tuple(self.trained[name].scores[role][shard] for name in others),
+                scores=tuple(standing.get(name, self.trained[name].scores[role])[shard] for name in others),
             )
             for shard, directory in enumerate(self.prepared.shards[role].directories)
         )

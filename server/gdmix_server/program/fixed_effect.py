@@ -60,6 +60,7 @@ def train_fixed_effect(
         has_variances=outcome.has_variances,
         sparsity_threshold=coordinate.sparsity_threshold,
         initial=prepared.initial_of(step.coordinate),
+        regularization=regularization(coordinate),
     )
     finished = yield from step.run("finish", "writing coefficients", [finish], arrays=arrays)
     model = finished.directories[0]
@@ -70,6 +71,7 @@ def train_fixed_effect(
     ]
     rows = (*shards.rows, *prepared.shards["validation"].rows)
     scored = yield from step.run("score", "scoring", units, rows=rows)
+    result = cast("FixedEffectFinished", finished.results[0])
     report = CoordinateReport(
         name=step.coordinate,
         kind="fixed_effect",
@@ -77,7 +79,7 @@ def train_fixed_effect(
         pass_number=step.pass_number,
         entities=1,
         rows=sum(shards.rows),
-        coefficients=cast("FixedEffectFinished", finished.results[0]).nonzero,
+        coefficients=result.nonzero,
         unconverged=int(not outcome.converged),
         statuses={outcome.status: 1},
         iterations=outcome.iterations,
@@ -85,7 +87,7 @@ def train_fixed_effect(
         validation=(),
     )
     part = ModelPart(coordinate=step.coordinate, directories=(model,))
-    return Trained(part, scores_by_role(prepared, scored.directories), report)
+    return Trained(part, scores_by_role(prepared, scored.directories), report, penalty=result.penalty)
 
 
 def _report_unconverged(name: str, outcome: FixedEffectOutcome) -> Report:

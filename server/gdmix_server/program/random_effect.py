@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from math import fsum
 from typing import cast
 
 from gdmix_core.config import RandomEffect
@@ -107,6 +108,7 @@ def train_random_effect(
         scores_by_role(prepared, assembled.directories),
         report,
         carried_over=sum(result.carried_over for result in results),
+        penalty=fsum(result.penalty for result in results),
     )
 
 

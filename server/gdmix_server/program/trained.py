@@ -15,7 +15,8 @@ class Trained:
     """A coordinate as it stands: coefficient directories, score blocks by role and shard, report.
 
     `inputs` are the home shards with the score blocks of the other coordinates that were its offset;
-    `carried_over` counts the entities in its files that an initial model gave, which the report does not count.
+    `carried_over` counts the entities in its files that an initial model gave, which the report does not count;
+    `penalty` is ½ Σ l2 θ².
     """
 
     part: ModelPart
@@ -23,6 +24,7 @@ class Trained:
     report: CoordinateReport
     inputs: dict[Role, tuple[ShardInput, ...]] = field(default_factory=dict)
     carried_over: int = 0
+    penalty: float = 0.0
 
 
 def scores_by_role(prepared: Prepared, directories: tuple[str, ...]) -> dict[Role, tuple[str, ...]]:

@@ -9,6 +9,7 @@ from itertools import product
 from gdmix_core.config import JobConfig, with_values
 from gdmix_core.metrics import parse_metric
 from gdmix_core.tasks import CheckStore
+from gdmix_server.program.convergence import descend_until_converged
 from gdmix_server.program.descent import NO_TRIAL, Descent, Trial
 from gdmix_server.program.preparation import prepare_data
 from gdmix_server.program.prepared import Prepared
@@ -23,7 +24,8 @@ def training_program(job: ProgramInput) -> Steps[None]:
     """Train and publish a mixed-effect model by block coordinate descent.
 
     Each coordinate is fitted with the others' current scores as its offset, `passes` times through; the pass
-    that measured best on the validation rows is published. A pass that improves nothing is the last. With a
+    that measured best on the validation rows is published. A pass that improves nothing is the last. With
+    `passes: until_converged` the joint optimum is published, whatever it measures. With a
     `search`, every point of the grid is such a descent over the same prepared data, and the best one is
     published.
 
@@ -57,11 +59,14 @@ def trials(config: JobConfig) -> Iterator[Trial]:
 
 
 def _descend(config: JobConfig, prepared: Prepared, trial: Trial) -> Steps[Descent]:
-    """Go through the coordinates until the passes are over or one improves nothing."""
+    """Go through the coordinates until the passes are over, one improves nothing, or the joint optimum is reached."""
     if trial is not NO_TRIAL:
         config = with_values(config, dict(trial.values))
         yield Report(notice=f"trial {trial.number}: {trial}")
     descent = Descent(config, prepared, trial)
+    if config.passes == "until_converged":
+        yield from descend_until_converged(descent)
+        return descent
     for pass_number in range(1, config.passes + 1):
         for coordinate in config.coordinates:
             yield from descent.train(coordinate, pass_number)

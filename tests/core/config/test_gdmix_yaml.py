@@ -441,7 +441,7 @@ def test_names_of_scores(key: str, usual: str) -> None:
         (
             '"output_dir": ',
             'passes: 0, "output_dir": ',
-            "2: passes: found 0; allowed: greater than or equal to 1",
+            "2: passes: found 0; allowed: an integer from 1 to 1000, or until_converged",
         ),
         (
             '"feature_bag": "global",',

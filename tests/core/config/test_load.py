@@ -126,7 +126,9 @@ def test_paths_are_relative_to_the_file_and_overrides_to_the_current_directory(
     assert config.output == str(tmp_path / "here")
     assert config.data.train == (str(tmp_path / "jobs/data/train.parquet"),)
     assert (config.passes, config.store) == (3, "redis://h:1")
-    with pytest.raises(ConfigError, match="command line: 1 mistake\n  passes: found 0; allowed: greater"):
+    with pytest.raises(
+        ConfigError, match="command line: 1 mistake\n  passes: found 0; allowed: an integer from 1"
+    ):
         load_config("jobs/job.yaml", {"passes": 0})
 
 
@@ -296,6 +298,16 @@ def test_a_trial_has_its_values_and_nothing_to_search() -> None:
         ("output: runs/movielens", "", "1: output: missing; it is required"),
         ("output: ", "passes: '3'\noutput: ", "14: passes: found '3'; allowed: an integer"),
         ("output: ", "passes: true\noutput: ", "14: passes: found True; allowed: an integer"),
+        (
+            "output: ",
+            "passes: until\noutput: ",
+            "14: passes: found 'until'; allowed: an integer from 1 to 1000, or ",
+        ),
+        (
+            "output: ",
+            "search: {passes: [1, 0]}\noutput: ",
+            "14: search.passes[1]: found 0; allowed: an integer from",
+        ),
         ("output: ", "activate: 'no'\noutput: ", "14: activate: found 'no'; allowed: a boolean"),
         (
             "output: ",

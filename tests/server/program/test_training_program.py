@@ -53,6 +53,7 @@ OPENED = (
 )
 
 Answer = Callable[[tasks.Task], tasks.TaskResult]
+SHARDS = 4
 
 
 class Driver:
@@ -64,10 +65,13 @@ class Driver:
         aucs: Sequence[float | None],
         rows: tuple[int, int] = (10_000, 100),
         optimised: FixedEffectOutcome | None = None,
+        products: Sequence[tuple[float, ...]] = (),
     ) -> None:
+        """Take the AUCs that are measured, and each pass's products with those before it, over four shards."""
         self.stages: list[UnitStage | FixedEffectStage] = []
         self.reports: list[Report] = []
         self._aucs, self._rows = iter(aucs), rows
+        self._products = [products_of_shard for products_of_shard in products for _ in range(SHARDS)]
         program = job_program(
             ProgramInput(
                 job_id="j1",
@@ -132,7 +136,7 @@ class Driver:
             case tasks.PrepareFixedEffect():
                 return tasks.FixedEffectPrepared(seconds=0, dimension=21)
             case tasks.FinishFixedEffect():
-                return tasks.FixedEffectFinished(seconds=0, nonzero=21)
+                return tasks.FixedEffectFinished(seconds=0, nonzero=21, penalty=0.25)
             case tasks.ScoreFixedEffect() | tasks.AssembleScores():
                 return tasks.ShardScored(seconds=0, rows=5)
             case tasks.WriteOffsets():
@@ -148,7 +152,13 @@ class Driver:
                         tasks.Unconverged(entity=f"u{task.partition}", status="singular", gradient_ratio=2.0),
                     ),
                     validation_rows_unseen=0,
+                    penalty=0.5,
                 )
+            case tasks.MeasurePass():
+                products = tuple(value / SHARDS for value in self._products.pop(0))
+                return tasks.PassMeasured(seconds=0, loss=2.5, products=products)
+            case tasks.MixScores():
+                return tasks.ShardScored(seconds=0, rows=5)
             case tasks.LoadFixedEffect():
                 return tasks.FixedEffectLoaded(seconds=0, coefficients=21)
             case tasks.ScorePartition():
@@ -257,6 +267,79 @@ def test_a_coordinate_never_sees_its_own_scores() -> None:
     ]
 
 
+UNTIL_CONVERGED = CONFIG.replace("passes: 3", "passes: until_converged")
+
+
+def offsets_of(driver: Driver, stage: str) -> list[tuple[str, ...]]:
+    """The score blocks that a coordinate was trained against, by shard."""
+    [found] = [s for s in driver.stages if s.name == stage]
+    if isinstance(found, FixedEffectStage):
+        return [shard.scores for shard in found.shards]
+    return [unit.input.scores for unit in found.units if isinstance(unit, tasks.WriteOffsets)]
+
+
+def test_until_converged_publishes_the_joint_optimum_whatever_it_measures() -> None:
+    driver = Driver(
+        parse_config(UNTIL_CONVERGED),
+        [0.6, 0.9, 0.6, 0.8, 0.6, 0.7],
+        products=[(20.0,), (0.0, 5.0), (0.0, 0.0, 20 * 0.9e-8)],
+    )
+    assert [report.kept_pass for report in driver.reports if report.kept_pass] == [3]
+    notices = [report.notice for report in driver.reports if "pass " in report.notice]
+    # Of four shards the losses, of a fixed effect and four partitions the penalties; 20 rows.
+    assert notices[0] == "pass 1: joint objective 12.250000, scores changed by 1 (root mean square)"
+    assert notices[1] == "pass 2: joint objective 12.250000, scores changed by 0.5 (root mean square)"
+    assert notices[3] == "the joint optimum is reached in pass 3"
+    assert not [stage for stage in driver.stages if ".4." in stage.name]
+    names = [stage.name for stage in driver.stages]
+    assert len(set(names)) == len(names)
+
+
+def test_offsets_are_extrapolated_until_the_coordinate_is_trained_anew() -> None:
+    driver = Driver(parse_config(UNTIL_CONVERGED), [0.6] * 6, products=[(20.0,), (0.0, 5.0), (0.0, 0.0, 0.0)])
+    assert offsets_of(driver, "global.1.optimise") == [()] * SHARDS
+    # One pass gives nothing to extrapolate from; of two, that which changed less has more weight.
+    assert offsets_of(driver, "global.2.optimise") == [(f"per_user.1.assemble/{i}",) for i in range(SHARDS)]
+    assert offsets_of(driver, "global.3.optimise") == [(f"per_user.2.mix/{i}",) for i in range(SHARDS)]
+    assert offsets_of(driver, "per_user.3.offsets") == [(f"global.3.score/{i}",) for i in range(SHARDS)]
+    mix = driver.units("per_user.2.mix")
+    assert all(isinstance(unit, tasks.MixScores) for unit in mix)
+    assert [unit.scores for unit in mix] == [
+        (f"per_user.1.assemble/{i}", f"per_user.2.assemble/{i}") for i in range(SHARDS)
+    ]
+    assert [unit.weights for unit in mix] == [pytest.approx((0.2, 0.8))] * SHARDS
+    # What changed in a pass is the new scores less those that stood for them, extrapolated ones included.
+    measured = driver.units("per_user.3.joint")[1]
+    assert isinstance(measured, tasks.MeasurePass)
+    assert [(change.before, change.scores) for (change,) in measured.changes] == [
+        (None, "per_user.1.assemble/1"),
+        ("per_user.1.assemble/1", "per_user.2.assemble/1"),
+        ("per_user.2.mix/1", "per_user.3.assemble/1"),
+    ]
+    assert measured.input.scores == ("global.3.score/1", "per_user.3.assemble/1")
+
+
+def test_a_pass_that_changes_much_more_begins_the_extrapolation_anew() -> None:
+    driver = Driver(parse_config(UNTIL_CONVERGED), [0.6] * 6, products=[(1.0,), (0.0, 4.1), (0.0, 0.0)])
+    assert offsets_of(driver, "global.3.optimise") == [(f"per_user.2.assemble/{i}",) for i in range(SHARDS)]
+    assert not [stage for stage in driver.stages if stage.name.endswith(".mix")]
+
+
+def test_a_joint_optimum_that_is_not_reached_is_said() -> None:
+    products = [(0.5,) * min(number, 8) for number in range(1, 101)]
+    driver = Driver(parse_config(UNTIL_CONVERGED), [0.6] * 200, products=products)
+    assert [report.kept_pass for report in driver.reports if report.kept_pass] == [100]
+    assert "not reached in 100 passes" in [r.notice for r in driver.reports if r.warning][-1]
+
+
+def test_a_coordinate_alone_is_at_its_optimum_after_one_pass() -> None:
+    alone = UNTIL_CONVERGED.replace(
+        "  per_user: {random_effect: user_id, features: movie, l2: {intercept: 3, movie: 2}}\n", ""
+    )
+    driver = Driver(parse_config(alone), [0.6], products=[(0.0,)])
+    assert [report.kept_pass for report in driver.reports if report.kept_pass] == [1]
+
+
 def test_measuring_adds_all_coordinates_in_their_order() -> None:
     driver = Driver(parse_config(CONFIG), [0.6, 0.7, 0.6, 0.8, 0.7, 0.9])
     [unit] = driver.units("global.2.measure")
@@ -355,8 +438,9 @@ def test_every_task_kind_is_used_or_drives_an_optimisation() -> None:
 def stages_of_all_sorts() -> list[UnitStage | FixedEffectStage]:
     """The stages of a training with every option, and of a scoring job."""
     trained = Driver(parse_config(CONFIG + "results: gdmix\ninitial_model: before\n"), [0.6, 0.7, 0.6, 0.65])
+    joint = Driver(parse_config(UNTIL_CONVERGED), [0.6] * 6, products=[(20.0,), (0.0, 5.0), (0.0, 0.0, 0.0)])
     text = CONFIG.replace("passes: 3", "passes: 1") + "action: inference\ninitial_model: before\n"
-    return [*trained.stages, *Driver(parse_config(text), [0.6, 0.7]).stages]
+    return [*trained.stages, *joint.stages, *Driver(parse_config(text), [0.6, 0.7]).stages]
 
 
 class Converted(Driver):

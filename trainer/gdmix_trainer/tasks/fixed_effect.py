@@ -13,7 +13,7 @@ from gdmix_core.data.scores import read_home_shard
 from gdmix_core.errors import InternalError
 from gdmix_core.solvers.fixed_effect.derivatives import evaluate, score
 from gdmix_core.solvers.fixed_effect.shard import FixedEffectShard, FixedEffectSums
-from gdmix_core.solvers.losses import Loss
+from gdmix_core.solvers.losses import Loss, ridge_penalty
 from gdmix_core.solvers.summation_tree import owned_nodes, subtree_sum
 from gdmix_core.tasks import (
     COEFFICIENTS_FILE,
@@ -94,7 +94,11 @@ def finish(task: FinishFixedEffect, context: TaskContext) -> FixedEffectFinished
     write_fixed_effect(
         output / COEFFICIENTS_FILE, theta, bags=bags, names=names, terms=terms, variances=variances
     )
-    return FixedEffectFinished(nonzero=int(np.count_nonzero(theta)), seconds=0.0)
+    penalty = 0.0
+    if task.regularization is not None:
+        l2 = index.ridge(task.design.bags, task.design.intercept, task.regularization)
+        penalty = ridge_penalty(l2, theta)
+    return FixedEffectFinished(nonzero=int(np.count_nonzero(theta)), penalty=penalty, seconds=0.0)
 
 
 def _carried_over(

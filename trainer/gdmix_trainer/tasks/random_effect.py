@@ -20,7 +20,7 @@ from gdmix_core.data.scores import (
 from gdmix_core.model.coefficients import write_random_effect
 from gdmix_core.model.partition_model import PartitionModel, PreviousModel, score_block
 from gdmix_core.solvers.entity_status import EntityStatus
-from gdmix_core.solvers.losses import Loss
+from gdmix_core.solvers.losses import Loss, ridge_penalty
 from gdmix_core.tasks import (
     COEFFICIENTS_FILE,
     OFFSETS_FILE,
@@ -100,6 +100,7 @@ def train(task: TrainRandomEffect, context: TaskContext) -> RandomEffectTrained:
         untrained=model.untrained,
         passive_rows=0 if partition.active is None else int(np.count_nonzero(partition.active == 0)),
         carried_over=model.carried_over,
+        penalty=ridge_penalty(problems.l2, model.local),
         seconds=0.0,
     )
 

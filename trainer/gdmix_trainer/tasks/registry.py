@@ -21,6 +21,7 @@ from gdmix_trainer.data_roots import DataRoots
 from gdmix_trainer.tasks import (
     fixed_effect,
     initial_model,
+    joint,
     preparation,
     publishing,
     random_effect,
@@ -46,6 +47,8 @@ TASK_FUNCTIONS: dict[type[Task], TaskFunction] = {
     tasks.WriteOffsets: random_effect.offsets,
     tasks.TrainRandomEffect: random_effect.train,
     tasks.AssembleScores: random_effect.assemble,
+    tasks.MeasurePass: joint.measure_pass,
+    tasks.MixScores: joint.mix_scores,
     tasks.LoadFixedEffect: initial_model.load_fixed_effect,
     tasks.ScorePartition: initial_model.score_partition,
     tasks.MeasureShard: validation.measure_shard,
