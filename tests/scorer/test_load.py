@@ -83,6 +83,17 @@ def test_a_swap_under_load_loses_nothing_and_mixes_nothing(publish, scorer, tmp_
         assert running.count("requests_total") == seen.total()
 
 
+def answer_within(seconds, running):
+    """Ask until there is an answer: calls that the load has left in gRPC's queue may crowd a new one out."""
+    ends = time.monotonic() + seconds
+    while True:
+        try:
+            return running.score("ann", timeout=ends - time.monotonic())
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.CANCELLED:
+                raise
+
+
 def test_overload_is_refused_and_leaves_nothing_behind(store, scorer):
     """Far more requests than one process can answer, each with 50 ms: it goes on answering, and recovers at once."""
 
@@ -114,7 +125,7 @@ def test_overload_is_refused_and_leaves_nothing_behind(store, scorer):
         assert set(outcomes) <= ALLOWED_UNDER_OVERLOAD
         assert outcomes["OK"] > 20
         assert outcomes.total() > 2 * outcomes["OK"]
-        answer = running.score("ann", timeout=1.0)
+        answer = answer_within(1.0, running)
         assert np.frombuffer(answer.packed_scores)[0] == 0.625
         assert running.count("in_flight") == 0
         assert process.memory_info().rss < before + (64 << 20)
