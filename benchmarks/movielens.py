@@ -1,7 +1,7 @@
 """Quality and time of the whole MovieLens-100K job: submit to published, on a warm local cluster.
 
     gdmix-cli data fetch movielens-100k --directory examples/movielens/data
-    python benchmarks/movielens.py --rounds 5
+    python benchmarks/movielens.py --rounds 3
 
 Trains both example configs, and the second one until it has converged, on a coordinator and two workers that are up
 already, and prints the metrics of every coordinate in every pass, the job's time from submission to publication
