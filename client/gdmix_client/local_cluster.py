@@ -28,7 +28,7 @@ from gdmix_client.connection import Connection
 from gdmix_client.local_scorer import SCORER, SCORER_SECONDS, ScorerPorts, ports_of, scorer_command
 from gdmix_client.role_process import RoleProcess, role_command
 from gdmix_client.token_file import write_token
-from gdmix_core.errors import GdmixError, NotPermitted, UsageError
+from gdmix_core.errors import GdmixError, NotPermitted, Unavailable, UsageError
 
 if TYPE_CHECKING:
     from gdmix_client.client import Client
@@ -351,11 +351,14 @@ class LocalCluster:
         _log.warning("%s; starting it again in %.1f s", failure, delay)
         if self._stopping.wait(delay):
             return
-        with self._changed:
-            if not self._stopping.is_set():
-                process.stop()
-                place.process = self._start_role(place)
-                self._changed.notify_all()
+        try:
+            with self._changed:
+                if not self._stopping.is_set():
+                    process.stop()
+                    place.process = self._start_role(place)
+                    self._changed.notify_all()
+        except OSError as error:  # say, its directory has been removed: nobody would start it ever again
+            self._give_up(place, Unavailable(f"{place.name} cannot be started again: {error}"))
 
     def _give_up(self, place: _Place, failure: GdmixError) -> None:
         """Leave a role dead; without its coordinator, or all of its workers, the cluster has failed."""

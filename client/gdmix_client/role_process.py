@@ -53,18 +53,19 @@ class RoleProcess:
         self._when_ended = when_ended
         self._changed = threading.Condition()
         self._reports: dict[str, dict[str, Any]] = {}
-        self._link, theirs = socket.socketpair()
-        with theirs, log.open("ab") as output:
+        with log.open("ab") as output:
             self._log_start = output.tell()
-            self._process = subprocess.Popen(  # noqa: S603 - our own modules, arguments as a list
-                [*command, "--parent-fd", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-                env={**os.environ, **(environment or {})},
-            )
+            self._link, theirs = socket.socketpair()
+            with theirs:
+                self._process = subprocess.Popen(  # noqa: S603 - our own modules, arguments as a list
+                    [*command, "--parent-fd", str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                    env={**os.environ, **(environment or {})},
+                )
         self._listener = threading.Thread(target=self._listen, name=f"link-{name}", daemon=True)
         self._listener.start()
 

@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -142,6 +142,20 @@ def test_a_killed_supervisor_takes_its_cluster_along(cli: Any, tmp_path: Path, p
     assert "Traceback" not in said
     must_end(running)
     assert not (state / "cluster.json").exists()
+
+
+def test_a_cluster_whose_directory_is_gone_ends(cli: Any, tmp_path: Path, processes_of: Find) -> None:
+    """It could start none of its processes again, and would supervise nothing for ever."""
+    state = tmp_path / "gone"
+    done = cli("up", "--workers", "1", "--no-scorer", "--state-dir", state)
+    assert done.returncode == 0, done.stderr
+    running = processes_of(state)
+    assert len(running) == 3
+    coordinator = json.loads((state / "cluster.json").read_text(encoding="utf-8"))["pids"]["coordinator"]
+    state.rename(tmp_path / "moved")
+    with suppress(ProcessLookupError):  # it may have ended by itself
+        os.kill(coordinator, signal.SIGKILL)
+    must_end(running)
 
 
 def test_up_says_why_it_cannot(cli: Any, tmp_path: Path, processes_of: Find) -> None:
