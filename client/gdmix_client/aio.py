@@ -13,9 +13,10 @@ from types import TracebackType
 from typing import Self
 
 from gdmix_client import rpc
-from gdmix_client.client import RECONNECT_SECONDS, ScoresFile, UploadProgress
+from gdmix_client.client import RECONNECT_SECONDS
 from gdmix_client.connection import Connection, connection_to
 from gdmix_client.job_config import ConfigLike, canonical_config
+from gdmix_client.score_upload import ScoresFile, UploadProgress
 from gdmix_client.transport import AsyncTransport
 from gdmix_client.types import Cluster, Job, JobEvent, ModelVersion, ScoresUpload
 from gdmix_core.errors import GdmixError, NotFound, Unavailable

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from typer.testing import CliRunner, Result
 
 from gdmix_client import AsyncClient, Client, LocalCluster
 from gdmix_client.cli.app import app
-from gdmix_client.client import ScoresFile
+from gdmix_client.score_upload import ScoresFile
 from gdmix_client.types import ScoresUpload, UploadState
 from gdmix_core.errors import Conflict, DataError, NotFound, NotPermitted, Unavailable, UsageError
 
@@ -313,8 +314,9 @@ def test_interrupting_and_running_again_goes_on(
         worker.start()
         digest = hashlib.sha256(large.read_bytes()).hexdigest()
         assert far.wait(30)
-        while not _reached(client, digest):
-            pass
+        until = time.monotonic() + 30
+        while _reached(client, digest) < 4 << 20:
+            assert time.monotonic() < until, "what was sent never arrived"
         first.close()
         held.set()
         worker.join()
