@@ -181,7 +181,7 @@ def _warm_up() -> None:
 
     schema = AvroSchema.parse(b'{"type": "record", "name": "r", "fields": [{"name": "x", "type": "string"}]}')
     decoder = RowDecoder(make_program(schema, [Wanted("x", "x", Single("string"))]))
-    for rows in decoder.decode([AvroBlock(1, 1, b"\x02a")], 0):
+    for rows in decoder.decode([AvroBlock(1, 1, b"\x02a", stored=2)], 0):
         strings_at(rows.data, rows.slots[0].words)
 
 

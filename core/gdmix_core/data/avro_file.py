@@ -3,8 +3,8 @@
     "Obj" 1, map of metadata (avro.schema, avro.codec), 16 bytes of sync marker
     block: rows, bytes, data, sync marker
 
-Nothing that a damaged file says is believed: no length goes beyond the file, and no block becomes larger than
-`LARGEST_BLOCK` bytes on decompression.
+Nothing that a damaged or hostile file says is believed: no length goes beyond the file, neither header nor block
+beyond a bound, and no block becomes larger than its bound on decompression.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -23,9 +24,9 @@ import pyarrow as pa
 from gdmix_core.data.avro_schema import AvroSchema
 from gdmix_core.errors import DataError
 
-LARGEST_BLOCK: Final = 1 << 30
-"""Bytes of a block after decompression."""
-
+_LARGEST_HEADER: Final = 16 << 20
+_XZ_MEMORY_BYTES: Final = 96 << 20
+"""The highest level of xz needs 65 MiB; a damaged or hostile block may claim 4 GiB."""
 _MAGIC: Final = b"Obj\x01"
 _SYNC_BYTES: Final = 16
 _CHUNK: Final = 1 << 20
@@ -34,41 +35,61 @@ _DAMAGE: Final = (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, pa.
 
 @dataclass(frozen=True, slots=True)
 class AvroBlock:
-    """So many rows, and their bytes; `number` counts the file's blocks from 1."""
+    """So many rows, and their bytes; `number` counts the file's blocks from 1, `stored` is their size in the file."""
 
     number: int
     rows: int
     data: bytes
+    stored: int
 
 
 class AvroFile:
-    """An open file: its schema, and its blocks in order.
+    """An open file: its schema, as JSON and parsed, and its blocks in order; errors do not name the file."""
 
-    Raises:
-        DataError: It is no Avro file, or its schema or codec is none that can be read.
-        OSError: It cannot be opened.
-    """
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        largest_block: int,
+        largest_header: int = _LARGEST_HEADER,
+    ) -> None:
+        """Open a file and read its header.
 
-    def __init__(self, path: str) -> None:
+        Args:
+            path: The file.
+            largest_block: Bytes of a block, in the file and after decompression.
+            largest_header: Bytes of the header.
+
+        Raises:
+            DataError: It is no Avro file, or its codec is none that can be read.
+            OSError: It cannot be opened.
+        """
+        self._largest_block = largest_block
         self._stream = Path(path).open("rb")  # noqa: SIM115 - closed by __exit__
         try:
-            self._size = self._stream.seek(0, 2)
+            size = self._stream.seek(0, 2)
             self._stream.seek(0)
+            self._size = min(size, largest_header)
             if self._stream.read(len(_MAGIC)) != _MAGIC:
                 raise DataError("is not an Avro file: it does not begin as one")
             metadata = self._metadata()
             self._sync = self._bytes(_SYNC_BYTES)
             self._start = self._stream.tell()
-            text = metadata.get("avro.schema")
-            if text is None:
+            self._size = size
+            if "avro.schema" not in metadata:
                 raise DataError("the header holds no schema")
-            self.schema = AvroSchema.parse(text)
+            self.schema_text = metadata["avro.schema"]
             self._codec = metadata.get("avro.codec", b"null").decode("utf-8", "replace")
             if self._codec not in _CODECS:
                 raise DataError(f"the codec is {self._codec!r}; allowed: {', '.join(sorted(_CODECS))}")
         except BaseException:
             self._stream.close()
             raise
+
+    @cached_property
+    def schema(self) -> AvroSchema:
+        """The writer's schema; raises DataError when it is none that can be read."""
+        return AvroSchema.parse(self.schema_text)
 
     def __enter__(self) -> Self:
         return self
@@ -97,25 +118,28 @@ class AvroFile:
         Raises:
             DataError: A block is truncated, damaged or too large.
         """
+        most = self._largest_block
         decompressed = _CODECS[self._codec]
         for number, rows, size in self._counts():
+            if size > most:
+                raise DataError(f"block {number} has {size} bytes; allowed are {most >> 20} MiB")
             packed = self._bytes(size)
             self._check_sync(number)
             try:
-                data = decompressed(packed)
+                data = decompressed(packed, most)
             except _DAMAGE as error:
                 raise DataError(f"block {number}: its {self._codec} data are damaged: {error}") from error
-            if len(data) > LARGEST_BLOCK:
-                raise DataError(
-                    f"block {number} is larger than {LARGEST_BLOCK >> 20} MiB after decompression"
-                )
+            except _TooLarge:
+                data = None
+            if data is None or len(data) > most:
+                raise DataError(f"block {number} is larger than {most >> 20} MiB after decompression")
             # Every row takes a byte at least, so that no number can make us count without end.
             if rows > len(data):
                 raise DataError(f"block {number} says that it has {rows} rows in {len(data)} bytes")
             if rows == 0 and data:
                 raise DataError(f"block {number} holds {len(data)} bytes but no rows")
             if rows:
-                yield AvroBlock(number, rows, data)
+                yield AvroBlock(number, rows, data, size)
 
     def _counts(self) -> Iterator[tuple[int, int, int]]:
         """Yield number, rows and bytes of each block; whoever asks for the next has read this one."""
@@ -149,7 +173,9 @@ class AvroFile:
 
     def _bytes(self, count: int) -> bytes:
         if not 0 <= count <= self._size - self._stream.tell():
-            raise DataError("the header is damaged: a length goes beyond the file")
+            raise DataError(
+                "the header is damaged: a length goes beyond the file, or beyond what a header may have"
+            )
         return self._stream.read(count)
 
     def _long(self) -> int:
@@ -166,59 +192,66 @@ class AvroFile:
         raise DataError("a number has more than 64 bits")
 
 
-def _null(packed: bytes) -> bytes:
+class _TooLarge(Exception):
+    """A block says, before anything of it is decompressed, that it is larger than its bound."""
+
+
+# Codecs return all of a block, or more than `most` bytes of one that is too large.
+
+
+def _null(packed: bytes, _most: int) -> bytes:
     return packed
 
 
-def _deflate(packed: bytes) -> bytes:
+def _deflate(packed: bytes, most: int) -> bytes:
     # What comes after the end is let be: some writers leave half of a checksum there.
-    return _bounded(zlib.decompressobj(-15), packed)
+    return _bounded(zlib.decompressobj(-15), packed, most)
 
 
-def _bzip2(packed: bytes) -> bytes:
-    return _bounded(bz2.BZ2Decompressor(), packed)
+def _bzip2(packed: bytes, most: int) -> bytes:
+    return _bounded(bz2.BZ2Decompressor(), packed, most)
 
 
-def _xz(packed: bytes) -> bytes:
-    return _bounded(lzma.LZMADecompressor(), packed)
+def _xz(packed: bytes, most: int) -> bytes:
+    return _bounded(lzma.LZMADecompressor(memlimit=_XZ_MEMORY_BYTES), packed, most)
 
 
-def _bounded(decompressor: Any, packed: bytes) -> bytes:
-    data: bytes = decompressor.decompress(packed, LARGEST_BLOCK + 1)
-    if not decompressor.eof and len(data) <= LARGEST_BLOCK:
+def _bounded(decompressor: Any, packed: bytes, most: int) -> bytes:
+    data: bytes = decompressor.decompress(packed, most + 1)
+    if not decompressor.eof and len(data) <= most:
         raise EOFError("they end too soon")
     return data
 
 
-def _snappy(packed: bytes) -> bytes:
+def _snappy(packed: bytes, most: int) -> bytes:
     """Decompress raw snappy, followed by the CRC-32 of what comes out, big-endian."""
     size = 0
     for place, byte in enumerate(packed[:5]):
         size |= (byte & 0x7F) << 7 * place
         if byte < 0x80:
             break
-    if size > LARGEST_BLOCK:
-        raise DataError(f"a block is larger than {LARGEST_BLOCK >> 20} MiB after decompression")
+    if size > most:
+        raise _TooLarge
     data: bytes = pa.Codec("snappy").decompress(packed[:-4], decompressed_size=size, asbytes=True)
     if zlib.crc32(data) != int.from_bytes(packed[-4:], "big"):
         raise ValueError("the checksum is wrong")
     return data
 
 
-def _zstandard(packed: bytes) -> bytes:
+def _zstandard(packed: bytes, most: int) -> bytes:
     if not packed:
         raise EOFError("they end too soon")
     # As a stream: a frame need not tell its size.
     parts: list[bytes] = []
     total = 0
     with pa.CompressedInputStream(pa.BufferReader(packed), "zstd") as stream:
-        while total <= LARGEST_BLOCK and (part := stream.read(_CHUNK)):
+        while total <= most and (part := stream.read(_CHUNK)):
             parts.append(part)
             total += len(part)
     return b"".join(parts)
 
 
-_CODECS: Final[dict[str, Callable[[bytes], bytes]]] = {
+_CODECS: Final[dict[str, Callable[[bytes, int], bytes]]] = {
     "null": _null,
     "deflate": _deflate,
     "bzip2": _bzip2,

@@ -47,6 +47,9 @@ from gdmix_core.data.input_files import NeededColumn, Use, file_faults
 from gdmix_core.data.row_checks import in_file
 from gdmix_core.errors import DataError
 
+LARGEST_BLOCK = 1 << 30
+"""Bytes of a block, in the file and after decompression."""
+
 
 def avro_head(path: str) -> tuple[pa.Schema, int]:
     """Return the columns of a file and how many rows its first block has, 0 when it has none.
@@ -57,7 +60,7 @@ def avro_head(path: str) -> tuple[pa.Schema, int]:
     Raises:
         DataError: The file cannot be read, or its header is not Avro's.
     """
-    with file_faults(path, "Avro"), in_file(path), AvroFile(path) as file:
+    with file_faults(path, "Avro"), in_file(path), AvroFile(path, largest_block=LARGEST_BLOCK) as file:
         forms = column_forms(file.schema)
         rows = file.first_rows()
         unsettled = [name for name, form in forms.items() if isinstance(form, Keyed | Mixed)]
@@ -83,7 +86,7 @@ def read_avro(path: str, columns: Sequence[NeededColumn]) -> Iterator[pa.RecordB
         DataError: The file cannot be read or is damaged, a column is missing or of a type that no column can
             have, text is not UTF-8, or a column of numbers and strings holds both.
     """
-    with file_faults(path, "Avro"), in_file(path), AvroFile(path) as file:
+    with file_faults(path, "Avro"), in_file(path), AvroFile(path, largest_block=LARGEST_BLOCK) as file:
         forms = column_forms(file.schema)
         names = [column.name for column in columns]
         pairs = {bag: pair for bag, pair in sparse_pairs(forms).items() if bag in names}

@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from gdmix_core.compiled import kernel_input
+from gdmix_core.data.avro_writing import encoded_text, write_blocks
 from gdmix_core.data.byte_strings import ByteStrings
 from gdmix_core.errors import DataError, UsageError
 from gdmix_core.model import linear_model_avro_kernels as kernels
 from gdmix_core.model.coefficients import Source, iterate_blocks, read_fixed_effect
-from gdmix_core.model.linear_model_avro_file import encoded_text, write_blocks
+from gdmix_core.model.linear_model_avro_file import SCHEMA
 from gdmix_core.model.linear_model_avro_names import FeatureNames, first_not_utf8
 from gdmix_core.store.record import CoefficientBlock
 
@@ -128,7 +129,7 @@ def write_models(
     if not (math.isfinite(sparsity_threshold) and sparsity_threshold >= 0):
         raise UsageError(f"the sparsity threshold is {sparsity_threshold}; allowed: finite numbers from 0")
     encoder = RecordEncoder(names, model_class, sparsity_threshold)
-    write_blocks(path, encoder.encoded(blocks))
+    write_blocks(path, encoder.encoded(blocks), SCHEMA)
     return WrittenModels(encoder.models, encoder.kept, encoder.coefficients - encoder.kept)
 
 

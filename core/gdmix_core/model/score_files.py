@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gdmix_core.compiled import compiled, kernel_input
-from gdmix_core.model.linear_model_avro_file import write_blocks
+from gdmix_core.data.avro_writing import write_blocks
 from gdmix_core.model.linear_model_avro_kernels import put_long
 
 Float64Array = npt.NDArray[np.float64]

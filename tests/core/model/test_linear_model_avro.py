@@ -403,7 +403,7 @@ def test_no_model_files(tmp_path: Path) -> None:
         avro.model_files(tmp_path / "absent")
     with pytest.raises(NotFound, match=r"ends in \.avro"):
         avro.model_files(tmp_path)
-    with pytest.raises(DataError, match="absent: cannot be read"):
+    with pytest.raises(DataError, match="absent: no such file"):
         read_models(tmp_path / "absent")
 
 
@@ -431,15 +431,15 @@ def test_codecs_that_spark_writes(tmp_path: Path) -> None:
     path.write_bytes(container(packed + zlib.crc32(data).to_bytes(4, "big"), "snappy"))
     assert as_records(read_models(path)) == {"a": {("x" * 50, ""): (1.0, None)}}
     path.write_bytes(container(packed + b"\0\0\0\0", "snappy"))
-    with pytest.raises(DataError, match=r"block 0: cannot be decompressed \(snappy\): the checksum"):
+    with pytest.raises(DataError, match="block 1: its snappy data are damaged: the checksum"):
         read_models(path)
     path.write_bytes(container(packed[:-3] + zlib.crc32(data).to_bytes(4, "big"), "snappy"))
-    with pytest.raises(DataError, match=r"cannot be decompressed \(snappy\)"):
+    with pytest.raises(DataError, match="block 1: its snappy data are damaged"):
         read_models(path)
     path.write_bytes(container(pa.Codec("zstd").compress(data, asbytes=True), "zstandard"))
     assert as_records(read_models(path)) == {"a": {("x" * 50, ""): (1.0, None)}}
     path.write_bytes(container(data, "lzo"))
-    with pytest.raises(DataError, match="compressed by 'lzo'; allowed: null, deflate, snappy"):
+    with pytest.raises(DataError, match="the codec is 'lzo'; allowed: bzip2, deflate, null, snappy"):
         read_models(path)
 
 
@@ -486,7 +486,7 @@ def test_another_layout_of_the_same_fields(tmp_path: Path) -> None:
     assert as_records(read_models(path)) == {"a": {("x", "1"): (0.5, None), ("y", ""): (2.0, 0.25)}}
     assert read_models(path).model_classes == ()
     write_by_fastavro(path, [{**model, "modelId": None}], SPARK)
-    with pytest.raises(DataError, match="block 0: cannot be read as linear models"):
+    with pytest.raises(DataError, match="block 1 cannot be read as linear models"):
         read_models(path)
 
 
@@ -526,7 +526,7 @@ def test_files_that_are_no_model_files(tmp_path: Path) -> None:
     for content, message in (
         (b"", "is not an Avro file"),
         (b"PAR1 and more", "is not an Avro file"),
-        (b"Obj\x01\x00" + b"s" * 16, "holds no Avro schema"),
+        (b"Obj\x01\x00" + b"s" * 16, "the header holds no schema"),
         (b"Obj\x01\x02\x16avro.schema\x04[]\x00" + b"s" * 16, "no field 'modelId'"),
         (b"Obj\x01" + b"\xff" * 20, "more than 64 bits"),
     ):
@@ -580,7 +580,7 @@ def test_arrays_in_pieces(tmp_path: Path) -> None:
     path.write_bytes(container(b"\x02a" + b"\x00" + pieces + b"\x00" + b"\x00", "null"))
     assert as_records(read_models(path)) == {"a": {("x", ""): (1.0, None), ("y", ""): (1.0, None)}}
     path.write_bytes(container(b"\x02a" + b"\x00" + pieces + b"\x00" + b"\x00" + b"z", "null"))
-    with pytest.raises(DataError, match="block 0: the end is damaged"):
+    with pytest.raises(DataError, match="block 1: the end is damaged"):
         read_models(path)
     path.write_bytes(container(b"\x02\xff" + b"\x00" + pieces + b"\x00" + b"\x00", "null"))
     with pytest.raises(DataError, match=r"modelId .* is not UTF-8"):

@@ -12,12 +12,11 @@ import pyarrow as pa
 
 from gdmix_core.data.avro_columns import Single
 from gdmix_core.data.avro_decoder import BATCH_BYTES, RowDecoder
-from gdmix_core.data.avro_file import AvroBlock
+from gdmix_core.data.avro_file import AvroBlock, AvroFile
 from gdmix_core.data.avro_program import Wanted, make_program
 from gdmix_core.data.avro_schema import AvroSchema, Enum, Fixed, Primitive, Record
 from gdmix_core.data.row_checks import in_file
 from gdmix_core.data.uploaded_scores import limits
-from gdmix_core.data.uploaded_scores.avro_blocks import read_blocks, read_header
 from gdmix_core.data.uploaded_scores.columns import check_columns, wrong_type
 from gdmix_core.data.uploaded_scores.types import Batches, UploadedFile
 from gdmix_core.errors import DataError
@@ -25,13 +24,16 @@ from gdmix_core.errors import DataError
 
 def read_avro(file: UploadedFile) -> Batches:
     """Yield both columns of a file of records without nested columns."""
-    with file.path.open("rb") as stream:
-        header = read_header(file, stream)
-        schema = _checked_schema(file, header.schema)
+    with in_file(f"{file.name}: cannot be read as Avro"):
+        avro = AvroFile(
+            file.path, largest_block=limits.MAX_BLOCK_BYTES, largest_header=limits.MAX_AVRO_HEADER_BYTES
+        )
+    with avro:
+        schema = _checked_schema(file, avro.schema_text)
         wanted = [Wanted("uid", "uid", Single("int64")), Wanted("score", "score", Single("float64"))]
         decoder = RowDecoder(make_program(schema, wanted))
         rows = 0
-        for blocks in _groups(read_blocks(file, stream, header)):
+        for blocks in _groups(_bounded(file, avro.blocks())):
             with in_file(f"{file.name}: cannot be read as Avro"):
                 for batch in decoder.decode(blocks, rows):
                     uid, score = batch.slots
@@ -40,6 +42,19 @@ def read_avro(file: UploadedFile) -> Batches:
                         pa.array(score.words.view(np.float64), mask=score.null),
                     )
             rows += sum(block.rows for block in blocks)
+
+
+def _bounded(file: UploadedFile, blocks: Iterator[AvroBlock]) -> Iterator[AvroBlock]:
+    """Pass blocks on as long as what they become together is no more than allowed."""
+    stored = decompressed = 0
+    while True:
+        with in_file(f"{file.name}: cannot be read as Avro"):
+            block = next(blocks, None)
+        if block is None:
+            return
+        stored, decompressed = stored + block.stored, decompressed + len(block.data)
+        limits.check_growth(file, stored, decompressed)
+        yield block
 
 
 def _groups(blocks: Iterator[AvroBlock]) -> Iterator[list[AvroBlock]]:

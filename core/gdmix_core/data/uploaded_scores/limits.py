@@ -11,6 +11,8 @@ MAX_PAGE_BYTES: Final = 64 << 20
 """Largest page of a Parquet column, decompressed; writers make pages of 1 MiB."""
 MAX_BLOCK_BYTES: Final = 16 << 20
 """Largest block of an Avro file, decompressed; writers make blocks of 16 to 64 KiB."""
+MAX_AVRO_HEADER_BYTES: Final = 1 << 20
+"""Largest header of an Avro file."""
 MAX_FOOTER_BYTES: Final = 16 << 20
 """Largest footer of a Parquet file."""
 MAX_RATIO: Final = 100
