@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gdmix_client import Client, LocalCluster
+
 USERS, ITEMS = 300, 80
 TRAIN_ROWS, VALIDATION_ROWS = 24_000, 6_000
 
@@ -81,6 +83,19 @@ def config(data: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
         }
 
     return make
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    with LocalCluster(workers=2, state_dir=tmp_path_factory.mktemp("state")) as running:
+        running.wait_until_ready()
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(cluster: LocalCluster) -> Iterator[Client]:
+    with cluster.client() as opened:
+        yield opened
 
 
 def _redis_binary() -> str | None:

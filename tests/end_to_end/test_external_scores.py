@@ -22,7 +22,6 @@ from gdmix_client import (
     FeatureRows,
     Job,
     JobState,
-    LocalCluster,
     LocalScorer,
     Notice,
     Scorer,
@@ -71,19 +70,6 @@ def root(rows: dict[str, pl.DataFrame], tmp_path_factory: pytest.TempPathFactory
         shuffled = frame.select(pl.col("uid").alias("id"), "logit").sample(fraction=1.0, shuffle=True, seed=3)
         shuffled.write_parquet(directory / f"{role}-scores.parquet", row_group_size=500)
     return directory
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    with LocalCluster(workers=2, state_dir=tmp_path_factory.mktemp("state")) as running:
-        running.wait_until_ready()
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(cluster: LocalCluster) -> Iterator[Client]:
-    with cluster.client() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -655,7 +655,6 @@ def test_a_model_of_groups_alone(train: Train, tmp_path: Path) -> None:
 
 def test_photon_rows_with_their_names_terms_and_values(cluster: LocalCluster, tmp_path: Path) -> None:
     """Training data of Photon ML, by a job config: bags of names, terms and values, ids in a map."""
-    pytest.importorskip("gdmix_core.data.readers_avro", reason="this version reads no Avro files")
     feature = {
         "type": "record",
         "name": "FeatureAvro",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from gdmix_client import Client, Job, JobState, LocalCluster, Notice
+from gdmix_client import Client, Job, JobState
+
+from .jobs import told
 
 USERS, GONE = 30, 8
 NAMES = {
@@ -88,30 +90,9 @@ def config(root: Path) -> Make:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    with LocalCluster(workers=1, state_dir=tmp_path_factory.mktemp("state")) as running:
-        running.wait_until_ready()
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(cluster: LocalCluster) -> Iterator[Client]:
-    with cluster.client() as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def old(client: Client, config: Make, tmp_path_factory: pytest.TempPathFactory) -> Job:
     """The job whose results others begin with."""
     return told(client, config(tmp_path_factory.mktemp("old") / "out", results="gdmix"))[0]
-
-
-def told(client: Client, document: dict[str, Any]) -> tuple[Job, list[str]]:
-    """Run a job; return it and its notices."""
-    events = list(client.watch(client.submit(document).job_id))
-    job = client.get(events[-1].job_id)
-    assert job.state is JobState.SUCCEEDED, job.error
-    return job, [event.detail.text for event in events if isinstance(event.detail, Notice)]
 
 
 def failed(client: Client, document: dict[str, Any]) -> str:

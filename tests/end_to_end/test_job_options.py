@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,10 @@ import polars as pl
 import pytest
 import xxhash
 
-from gdmix_client import Client, CoordinateReport, Job, JobState, LocalCluster, Notice
+from gdmix_client import Client, CoordinateReport, Job, JobState, LocalCluster
 from gdmix_core.store import open_store
+
+from .jobs import digests, directory_of, succeeded, told
 
 PROGRAM = str(Path(sys.executable).with_name("gdmix-cli"))
 USERS, L2 = 25, 0.8
@@ -125,52 +126,13 @@ def of_two_sources(document: dict[str, Any], root: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    with LocalCluster(workers=2, state_dir=tmp_path_factory.mktemp("state")) as running:
-        running.wait_until_ready()
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(cluster: LocalCluster) -> Iterator[Client]:
-    with cluster.client() as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def plain(client: Client, config: Make, tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A job without any option, which others begin with."""
     return succeeded(client, config(tmp_path_factory.mktemp("plain") / "out", results="gdmix"))
 
 
-def succeeded(client: Client, document: dict[str, Any]) -> Job:
-    job = client.wait(client.submit(document).job_id)
-    assert job.state is JobState.SUCCEEDED, job.error
-    return job
-
-
-def told(client: Client, document: dict[str, Any]) -> tuple[Job, list[str]]:
-    """Run a job; return it and its notices."""
-    events = list(client.watch(client.submit(document).job_id))
-    job = client.get(events[-1].job_id)
-    assert job.state is JobState.SUCCEEDED, job.error
-    return job, [event.detail.text for event in events if isinstance(event.detail, Notice)]
-
-
 def report_of(job: Job, coordinate: str) -> CoordinateReport:
     return next(report for report in job.kept_coordinates if report.name == coordinate)
-
-
-def directory_of(job: Job) -> Path:
-    assert job.published is not None, job.error
-    return Path(job.published.directory)
-
-
-def digests(job: Job) -> dict[str, str]:
-    return {
-        str(path.relative_to(directory_of(job))): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(directory_of(job).rglob("*.parquet"))
-    }
 
 
 def global_of(job: Job, column: str = "coefficient") -> dict[tuple[str, str], float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import signal
@@ -18,6 +17,8 @@ from scipy import sparse
 from scipy.special import expit
 
 from gdmix_client import Job, JobState, LocalCluster, Notice
+
+from .jobs import digests, directory_of
 
 Make = Callable[..., dict[str, Any]]
 L2 = {"global": 0.5, "per_user": 2.0, "per_item": 1.0}
@@ -115,9 +116,8 @@ def exact(data: Path) -> tuple[np.ndarray[Any, np.dtype[np.float64]], float]:
 
 def scores(done: Job) -> np.ndarray[Any, np.dtype[np.float64]]:
     """The whole model's training scores by uid."""
-    assert done.published is not None
     found = {}
-    for part in sorted(Path(done.published.directory).parents[1].glob("per_item/train_scores/*.avro")):
+    for part in sorted(directory_of(done).parents[1].glob("per_item/train_scores/*.avro")):
         with part.open("rb") as stream:
             found |= {record["uid"]: record["predictionScore"] for record in fastavro.reader(stream)}
     return np.array([found[uid] for uid in sorted(found)])
@@ -125,15 +125,6 @@ def scores(done: Job) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 def apart(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> float:
     return float(np.sqrt(np.mean((first - second) ** 2)))
-
-
-def digests(done: Job) -> dict[str, str]:
-    assert done.published is not None
-    root = Path(done.published.directory)
-    return {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob("*.parquet"))
-    }
 
 
 @pytest.fixture(scope="module")

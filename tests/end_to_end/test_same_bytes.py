@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import signal
@@ -16,17 +15,9 @@ import pytest
 
 from gdmix_client import Client, Job, JobState, LocalCluster, Progress
 
+from .jobs import digests
+
 Make = Callable[..., dict[str, Any]]
-
-
-def files_of_model(job: Job) -> dict[str, str]:
-    """Digest of every file that decides scores, by its path in the model directory."""
-    assert job.published is not None, job.error
-    root = Path(job.published.directory)
-    return {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob("*.parquet"))
-    }
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +58,9 @@ def test_any_number_of_workers(
     config: Make, tmp_path: Path, workers: int, expected: dict[str, dict[str, str]]
 ) -> None:
     if "newton" not in expected:
-        expected["newton"] = files_of_model(disturbed(config, "newton", tmp_path / "alone", 1, None))
+        expected["newton"] = digests(disturbed(config, "newton", tmp_path / "alone", 1, None))
     job = disturbed(config, "newton", tmp_path / "out", workers, None)
-    assert files_of_model(job) == expected["newton"]
+    assert digests(job) == expected["newton"]
     assert job.reproducible
 
 
@@ -87,9 +78,9 @@ def test_a_kill_in_the_middle(
 ) -> None:
     # L-BFGS has rounds enough to be killed among, and the state that is hardest to resume.
     if "lbfgs" not in expected:
-        expected["lbfgs"] = files_of_model(disturbed(config, "lbfgs", tmp_path / "undisturbed", 2, None))
+        expected["lbfgs"] = digests(disturbed(config, "lbfgs", tmp_path / "undisturbed", 2, None))
     job = disturbed(config, "lbfgs", tmp_path / "out", 2, (role, coordinate))
-    assert files_of_model(job) == expected["lbfgs"]
+    assert digests(job) == expected["lbfgs"]
 
 
 def test_finished_partitions_are_not_trained_again(config: Make, tmp_path: Path) -> None:
@@ -125,7 +116,7 @@ def test_a_cancelled_job_resumes_to_the_same_bytes(
     config: Make, tmp_path: Path, expected: dict[str, dict[str, str]]
 ) -> None:
     if "newton" not in expected:
-        expected["newton"] = files_of_model(disturbed(config, "newton", tmp_path / "undisturbed", 2, None))
+        expected["newton"] = digests(disturbed(config, "newton", tmp_path / "undisturbed", 2, None))
     document = config()
     document["coordinates"]["global"]["solver"] = "newton"
     with LocalCluster(workers=2, state_dir=tmp_path / "state") as cluster, cluster.client() as client:
@@ -136,7 +127,7 @@ def test_a_cancelled_job_resumes_to_the_same_bytes(
         client.resume(job.job_id)
         job = client.wait(job.job_id)
         assert job.state is JobState.SUCCEEDED, job.error
-    assert files_of_model(job) == expected["newton"]
+    assert digests(job) == expected["newton"]
 
 
 def cancel_when(client: Client, job_id: str, coordinate: str) -> None:

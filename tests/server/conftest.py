@@ -16,8 +16,8 @@ import pytest
 
 from gdmix_core.arrays import ArrayAssembler, iter_chunks, wire_dtype
 from gdmix_core.config import config_to_json, parse_config
+from gdmix_core.data.layout import DesignSpec
 from gdmix_core.tasks import (
-    DesignSpec,
     EvaluateFixedEffect,
     FixedEffectEvaluated,
     FixedEffectPrepared,

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from gdmix_core import tasks
 from gdmix_core.config import DataConfig
+from gdmix_core.data.layout import DesignSpec
 from gdmix_core.errors import (
     Cancelled,
     ConfigError,
@@ -86,7 +87,7 @@ def inspection(train: str, output: str) -> tasks.InspectData:
 def test_paths_of_nested_values_are_found() -> None:
     task = tasks.EvaluateFixedEffect(
         output="/out",
-        design=tasks.DesignSpec(name="global", bags=("user",), intercept=True),
+        design=DesignSpec(name="global", bags=("user",), intercept=True),
         dimension=1,
         loss=0,
         hessian=True,

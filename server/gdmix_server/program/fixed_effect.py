@@ -69,8 +69,7 @@ def train_fixed_effect(
         for role in ROLES
         for shard, directory in enumerate(prepared.shards[role].directories)
     ]
-    rows = (*shards.rows, *prepared.shards["validation"].rows)
-    scored = yield from step.run("score", "scoring", units, rows=rows)
+    scored = yield from step.run("score", "scoring", units, rows=prepared.all_rows)
     result = cast("FixedEffectFinished", finished.results[0])
     report = CoordinateReport(
         name=step.coordinate,

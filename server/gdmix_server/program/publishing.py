@@ -89,6 +89,9 @@ def publish(job: ProgramInput, prepared: Prepared, best: Pass, trial: Trial) -> 
             notice=f"version {ticket.version} is sealed but not active: "
             f"version {result.winner} was activated in between",
         )
+    if result.removed_versions:
+        removed = ", ".join(map(str, result.removed_versions))
+        yield Report(notice=f"superseded versions are removed: {removed} (keep: {config.keep})")
     yield Report(
         published=Published(
             store=job.store,

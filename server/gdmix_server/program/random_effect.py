@@ -63,8 +63,6 @@ def train_random_effect(
             partition_directory=directory,
             validation_directory=held_out.directories[partition] if held_out else None,
             offsets=offsets.directories,
-            shards=len(shards.directories),
-            validation_shards=len(prepared.shards["validation"].directories),
             sparsity_threshold=coordinate.sparsity_threshold,
             initial=prepared.initial_of(step.coordinate),
         )
@@ -74,7 +72,8 @@ def train_random_effect(
     results = [cast("RandomEffectTrained", result) for result in outcome.results]
     statuses = sum((Counter(result.statuses) for result in results), Counter())
     yield from _report_unconverged(step.coordinate, statuses, results)
-    yield from _report_untrained(step.coordinate, coordinate, results)
+    if step.pass_number == 1:  # the same in every pass
+        yield from _report_rows(step.coordinate, coordinate, results)
     assembled = yield from step.run(
         "assemble",
         "gathering scores",
@@ -85,7 +84,7 @@ def train_random_effect(
             for role in ROLES
             for shard, directory in enumerate(prepared.shards[role].directories)
         ],
-        rows=(*shards.rows, *prepared.shards["validation"].rows),
+        rows=prepared.all_rows,
     )
     entities = sum(result.entities for result in results)
     report = CoordinateReport(
@@ -112,10 +111,12 @@ def train_random_effect(
     )
 
 
-def _report_untrained(name: str, coordinate: RandomEffect, results: list[RandomEffectTrained]) -> Steps[None]:
+def _report_rows(name: str, coordinate: RandomEffect, results: list[RandomEffectTrained]) -> Steps[None]:
+    """Say which rows and entities have no part in the training."""
     untrained = sum(result.untrained for result in results)
     passive = sum(result.passive_rows for result in results)
     carried = sum(result.carried_over for result in results)
+    unseen = sum(result.validation_rows_unseen for result in results)
     if passive:
         yield Report(notice=f"{name}: {passive:,} rows are scored only; entities are trained on the others")
     if untrained:
@@ -125,6 +126,11 @@ def _report_untrained(name: str, coordinate: RandomEffect, results: list[RandomE
         )
     if carried:
         yield Report(notice=f"{name}: {carried:,} entities are taken over from the initial model")
+    if unseen:
+        yield Report(
+            notice=f"{name}: {unseen:,} validation rows have a {coordinate.random_effect} without a model; "
+            "they score 0 there"
+        )
 
 
 def _report_unconverged(name: str, statuses: Counter[str], results: list[RandomEffectTrained]) -> Steps[None]:

@@ -35,9 +35,7 @@ def write_results(config: JobConfig, prepared: Prepared, trained: Mapping[str, T
     for name, coordinate in trained.items():
         scores = _score_files(config, prepared, name, coordinate)
         units += scores
-        rows += [
-            prepared.shards[role].rows[k] for role in ROLES for k in range(len(prepared.shards[role].rows))
-        ]
+        rows += prepared.all_rows
         others = [*_model_files(config, prepared, name, coordinate), *_summary(config, name, coordinate)]
         units += others
         rows += [0] * len(others)

@@ -17,12 +17,13 @@ from gdmix_core.publish_ticket import PublishTicket
 from gdmix_server.program import ProgramInput, job_program
 from gdmix_server.state.model import (
     CoordinateReport,
-    FixedEffectOutcome,
     FixedEffectStage,
     Report,
     UnitsOutcome,
     UnitStage,
 )
+
+from .answers import OPENED, OPTIMISED
 
 CONFIG = """
 model: movies
@@ -48,35 +49,6 @@ SOURCES = CONFIG.replace(
     "  sources: {more: {train: m.parquet, validation: n.parquet}, most: {train: k.parquet, validation: l.parquet}}}",
 )
 
-OPENED = (
-    tasks.OpenedCoordinate(
-        name="global",
-        effect="logistic_regression",
-        features=("user", "movie"),
-        intercept=True,
-        entity_column="",
-        parts=0,
-    ),
-    tasks.OpenedCoordinate(
-        name="per_user",
-        effect="random_effect",
-        features=("movie",),
-        intercept=True,
-        entity_column="user_id",
-        parts=3,
-    ),
-)
-OPTIMISED = FixedEffectOutcome(
-    status="converged",
-    converged=True,
-    iterations=6,
-    evaluations=7,
-    objective=1.0,
-    gradient_norm=0.0,
-    gradient_ratio=0.5,
-    has_variances=False,
-    seconds=1.0,
-)
 TICKET = PublishTicket("movies", 12, 11, 4)
 
 FIXED_RESULTS: dict[type[tasks.Task], Mapping[str, Any]] = {

@@ -18,6 +18,8 @@ from gdmix_core.solvers.fixed_effect import FixedEffectStatus
 from gdmix_server.program import ProgramInput, job_program
 from gdmix_server.state.model import FixedEffectOutcome, FixedEffectStage, Report, UnitsOutcome, UnitStage
 
+from .answers import OPENED, OPTIMISED
+
 CONFIG = """
 model: movies
 task: logistic_regression
@@ -33,24 +35,6 @@ metrics: [auc, logloss, "auc:user_id"]
 output: out
 """
 
-OPENED = (
-    tasks.OpenedCoordinate(
-        name="global",
-        effect="logistic_regression",
-        features=("user", "movie"),
-        intercept=True,
-        entity_column="",
-        parts=0,
-    ),
-    tasks.OpenedCoordinate(
-        name="per_user",
-        effect="random_effect",
-        features=("movie",),
-        intercept=True,
-        entity_column="user_id",
-        parts=3,
-    ),
-)
 
 Answer = Callable[[tasks.Task], tasks.TaskResult]
 SHARDS = 4
@@ -89,7 +73,7 @@ class Driver:
                 self.reports.append(step)
             elif isinstance(step, FixedEffectStage):
                 self.stages.append(step)
-                answer = optimised or _OPTIMISED
+                answer = optimised or OPTIMISED
             else:
                 self.stages.append(step)
                 answer = UnitsOutcome(
@@ -202,19 +186,6 @@ class Driver:
         [found] = [s for s in self.stages if s.name == stage]
         assert isinstance(found, UnitStage)
         return found.units
-
-
-_OPTIMISED = FixedEffectOutcome(
-    status="converged",
-    converged=True,
-    iterations=6,
-    evaluations=7,
-    objective=1.0,
-    gradient_norm=0.0,
-    gradient_ratio=0.5,
-    has_variances=False,
-    seconds=1.0,
-)
 
 
 def test_one_pass_without_validation_publishes_it() -> None:
@@ -406,7 +377,7 @@ def test_reports_name_metrics_statuses_and_examples() -> None:
 def test_a_fixed_effect_that_did_not_converge_says_what_can_be_changed(
     status: str, ratio: float, said: str
 ) -> None:
-    outcome = replace(_OPTIMISED, status=status, converged=False, gradient_ratio=ratio)
+    outcome = replace(OPTIMISED, status=status, converged=False, gradient_ratio=ratio)
     driver = Driver(parse_config(CONFIG), [0.6, 0.7, 0.6, 0.65], optimised=outcome)
     notice = next(r.notice for r in driver.reports if r.warning)
     assert notice == f"global: the solver {said}{FixedEffectStatus[status.upper()].advice}"

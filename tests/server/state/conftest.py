@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from gdmix_core.config import config_to_json, parse_config
+from gdmix_core.data.layout import DesignSpec
 from gdmix_core.tasks import (
-    DesignSpec,
     EvaluateFixedEffect,
     FixedEffectEvaluated,
     RemoveWork,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,18 +26,17 @@ Float64Array = npt.NDArray[np.float64]
 
 
 def measure_pass(task: MeasurePass, context: TaskContext) -> PassMeasured:
-    """Sum one training shard's loss and the products of the passes' changes.
-
-    One coordinate of two passes is in memory at a time.
-    """
+    """Sum one training shard's loss and the products of the passes' changes, of two at a time."""
     rows = read_home_shard(Path(task.input.directory) / ROWS_FILE)
     value = loss_terms(Loss(task.loss), rows["label"], offsets_of(task.input)).value
     loss = ordered_sum(np.where(rows["weight"] == 0.0, 0.0, rows["weight"] * value))
     products = [0.0] * len(task.changes)
-    for coordinate, newest in enumerate(_changes(task)):
-        for number, change in enumerate(task.changes):
+    for *earlier, last in zip(*task.changes, strict=True):  # coordinate by coordinate
+        newest = _change(last, task.input.shard)
+        products[-1] += ordered_sum(newest * newest)
+        for number, change in enumerate(earlier):
             context.check()
-            products[number] += ordered_sum(newest * _change(change[coordinate], task.input.shard))
+            products[number] += ordered_sum(newest * _change(change, task.input.shard))
     context.advance(rows=len(rows["label"]))
     return PassMeasured(loss=loss, products=tuple(products), seconds=0.0)
 
@@ -54,12 +52,6 @@ def mix_scores(task: MixScores, context: TaskContext) -> ShardScored:
     write_score_block(Path(task.output) / SCORES_FILE, task.shard, total)
     context.advance(rows=len(total))
     return ShardScored(rows=len(total), seconds=0.0)
-
-
-def _changes(task: MeasurePass) -> Iterator[Float64Array]:
-    """Yield what the last pass changed, coordinate by coordinate."""
-    for change in task.changes[-1] if task.changes else ():
-        yield _change(change, task.input.shard)
 
 
 def _change(change: ScoreChange, shard: int) -> Float64Array:
