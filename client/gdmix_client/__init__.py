@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gdmix_client.types import (
         Cluster,
         CoordinateReport,
+        GroupShrinkage,
         Job,
         JobEvent,
         JobState,
@@ -45,6 +46,7 @@ _HOMES = {
     "ColumnarRequest": "scoring.requests",
     "Connection": "connection",
     "CoordinateReport": "types",
+    "GroupShrinkage": "types",
     "FeatureRows": "scoring.requests",
     "Job": "types",
     "JobEvent": "types",
@@ -82,6 +84,7 @@ __all__ = [
     "Connection",
     "CoordinateReport",
     "FeatureRows",
+    "GroupShrinkage",
     "Job",
     "JobEvent",
     "JobState",

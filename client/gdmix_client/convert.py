@@ -6,6 +6,7 @@ from gdmix_client.types import (
     Cluster,
     CoordinateReport,
     EventDetail,
+    GroupShrinkage,
     Job,
     JobEvent,
     JobState,
@@ -65,6 +66,21 @@ def coordinate_from_proto(message: wire.CoordinateReport) -> CoordinateReport:
         kept=message.kept,
         trial=message.trial,
         trial_values=dict(sorted(message.trial_values.items())),
+        shrinkage=tuple(map(shrinkage_from_proto, message.shrinkage)),
+    )
+
+
+def shrinkage_from_proto(message: wire.GroupShrinkage) -> GroupShrinkage:
+    """Return what is known of a group of coefficients."""
+    return GroupShrinkage(
+        name=message.name,
+        coefficients=message.coefficients,
+        l2=message.l2,
+        variance=message.variance if message.HasField("variance") else None,
+        effective=message.effective,
+        shrinkage=message.shrinkage,
+        error=message.error if message.HasField("error") else None,
+        learned=message.learned,
     )
 
 

@@ -43,6 +43,31 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupShrinkage:
+    """How strongly a group of coefficients is pulled to 0, and how much the data decide.
+
+    Attributes:
+        name: `intercept`, `<bag>.<column>`, ...: as in the config's `l2`.
+        coefficients: how many it has.
+        l2: ridge strength.
+        variance: prior variance τ²; None where nothing is penalised.
+        effective: coefficients that the data decide.
+        shrinkage: 1 − effective / coefficients: 0 is no pull, 1 is all.
+        error: standard error of log τ²; None where it was not learned, or the data do not tell.
+        learned: whether it was `auto`.
+    """
+
+    name: str
+    coefficients: int
+    l2: float
+    variance: float | None
+    effective: float
+    shrinkage: float
+    error: float | None
+    learned: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CoordinateReport:
     """A trained and measured coordinate.
 
@@ -62,6 +87,7 @@ class CoordinateReport:
         kept: whether the published model was taken from this pass, and this trial.
         trial: of a search, from 1; 0 when nothing is searched.
         trial_values: what the trial tried: values as JSON by their place in the config.
+        shrinkage: by group of coefficients, where shrinkage was learned.
     """
 
     name: str
@@ -79,6 +105,7 @@ class CoordinateReport:
     kept: bool = False
     trial: int = 0
     trial_values: Mapping[str, str] = field(default_factory=dict)
+    shrinkage: tuple[GroupShrinkage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
@@ -25,6 +26,7 @@ from gdmix_server.state.events import (
 from gdmix_server.state.instructions import AcceptWorker, Acknowledge, DropCache, RevokeLease, SendTask
 from gdmix_server.state.model import (
     CoordinateReport,
+    GroupShrinkage,
     JobEvent,
     JobState,
     Lease,
@@ -128,6 +130,7 @@ def coordinate_to_proto(report: CoordinateReport) -> training_pb2.CoordinateRepo
         kept=report.kept,
         trial=report.trial,
         trial_values=dict(report.trial_values),
+        shrinkage=[training_pb2.GroupShrinkage(**asdict(group)) for group in report.shrinkage],
         **{"pass": report.pass_number},
     )
 
@@ -150,6 +153,20 @@ def coordinate_from_proto(message: training_pb2.CoordinateReport) -> CoordinateR
         kept=message.kept,
         trial=message.trial,
         trial_values=dict(sorted(message.trial_values.items())),
+        shrinkage=tuple(map(_shrinkage_from_proto, message.shrinkage)),
+    )
+
+
+def _shrinkage_from_proto(message: training_pb2.GroupShrinkage) -> GroupShrinkage:
+    return GroupShrinkage(
+        name=message.name,
+        coefficients=message.coefficients,
+        l2=message.l2,
+        variance=message.variance if message.HasField("variance") else None,
+        effective=message.effective,
+        shrinkage=message.shrinkage,
+        error=message.error if message.HasField("error") else None,
+        learned=message.learned,
     )
 
 

@@ -136,7 +136,7 @@ def job_file(tmp_path: Path, train_rows: pa.Table, validation_rows: pa.Table) ->
             "features": {"all": [{"column": "x", "kind": "numeric"}, "color"]},
             "coordinates": {
                 "global": {"fixed_effect": "logistic_regression", "features": ["all"]},
-                "per_user": {"random_effect": "user_id", "features": ["all"], "partitions": 3},
+                "per_user": {"random_effect": "user_id", "features": ["all"], "partitions": 3, "l2": 1},
             },
             "metrics": ["auc", "logloss", "auc:user_id"],
             "output": "out",
@@ -156,7 +156,7 @@ def long_job(job_file: Callable[..., Path]) -> Path:
         data={"shards": 4},
         coordinates={
             "global": {"fixed_effect": "logistic_regression", "features": ["all"]},
-            "per_user": {"random_effect": "user_id", "features": ["all"], "partitions": 40},
+            "per_user": {"random_effect": "user_id", "features": ["all"], "partitions": 40, "l2": 1},
         },
     )
 

@@ -282,7 +282,9 @@ def test_few_rows_are_no_mistake(
     config = job_file(
         train=few,
         validation=validation,
-        coordinates={"per_user": {"random_effect": "user_id", "features": ["all"], "partitions": 40}},
+        coordinates={
+            "per_user": {"random_effect": "user_id", "features": ["all"], "partitions": 40, "l2": 1}
+        },
     )
     done = cli("train", config, "--quiet", "--json", *on_cluster)
     assert done.returncode == 0, done.stderr

@@ -74,8 +74,8 @@ def config(data: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
             },
             "coordinates": {
                 "global": {"fixed_effect": "logistic_regression", "features": ["user", "item"]},
-                "per_user": {"random_effect": "user_id", "features": ["item"], "partitions": 96},
-                "per_item": {"random_effect": "item_id", "features": ["user"], "partitions": 3},
+                "per_user": {"random_effect": "user_id", "features": ["item"], "partitions": 96, "l2": 1},
+                "per_item": {"random_effect": "item_id", "features": ["user"], "partitions": 3, "l2": 1},
             },
             "metrics": ["auc", "logloss", "auc:user_id"],
             "output": str(tmp_path / "out"),

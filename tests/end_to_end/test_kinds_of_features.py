@@ -144,6 +144,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
             "per_user": {
                 "random_effect": "user_id",
                 "features": ["text"],
+                "l2": 1,
                 "regularize_bias": False,
                 "partitions": 3,
             },

@@ -262,7 +262,7 @@ def version_document(version: ModelVersion) -> dict[str, object]:
 
 
 def _manifest_table(version: ModelVersion) -> str:
-    from gdmix_client.cli.report import metric_notes, metric_text
+    from gdmix_client.cli.report import metric_notes, metric_text, shrinkage_table
     from gdmix_core.model import manifest_from_json
 
     manifest = manifest_from_json(version.manifest_json.encode(), f"manifest of version {version.version}")
@@ -285,6 +285,8 @@ def _manifest_table(version: ModelVersion) -> str:
     headers = ["coordinate", "what it is", "entities", "rows", "dimension", *names, "unconverged"]
     notes = metric_notes(metrics[-1].values()) if metrics else []
     lines = [table(headers, rows, numbers=range(2, len(headers))), *([""] if notes else []), *notes]
+    learned = shrinkage_table((c.name, c.shrinkage) for c in manifest.coordinates)
+    lines += ["", learned] if learned else []
     return "\n".join(lines)
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
+from math import exp
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from gdmix_client.cli.printing import duration, table
 from gdmix_client.types import CoordinateReport, Job, Metric
+
+MOST_ERROR: Final = 2.0
+"""Standard errors of log variance beyond which a range says nothing."""
 
 
 class ModelDocument(BaseModel):
@@ -20,6 +25,21 @@ class ModelDocument(BaseModel):
 
     name: str
     version: int | None = Field(description="Number in the store; null when nothing was published.")
+
+
+class GroupDocument(BaseModel):
+    """A group of coefficients whose shrinkage was learned."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(description="As in the config's l2.")
+    coefficients: int = Field(ge=0)
+    l2: float = Field(ge=0)
+    variance: float | None = Field(description="Prior variance; null where nothing is penalised.")
+    effective: float = Field(ge=0, description="Coefficients that the data decide.")
+    shrinkage: float = Field(description="1 - effective / coefficients.")
+    error: float | None = Field(description="Standard error of the variance's logarithm; null when unknown.")
+    learned: bool
 
 
 class CoordinateDocument(BaseModel):
@@ -35,6 +55,9 @@ class CoordinateDocument(BaseModel):
     seconds: float = Field(ge=0)
     validation: dict[str, float | None] = Field(
         description="Metrics of the model as it stood after this coordinate; null where undefined."
+    )
+    shrinkage: list[GroupDocument] = Field(
+        default_factory=list, description="By group of coefficients; left out when none was learned."
     )
 
 
@@ -121,7 +144,83 @@ def _coordinate_document(report: CoordinateReport) -> CoordinateDocument:
         unconverged=report.unconverged,
         seconds=report.seconds,
         validation={metric.name: metric.value for metric in report.validation},
+        **({"shrinkage": [GroupDocument(**asdict(g)) for g in report.shrinkage]} if report.shrinkage else {}),
     )
+
+
+class Shrunk(Protocol):
+    """A group of coefficients, as a job or a manifest has it."""
+
+    @property
+    def name(self) -> str:
+        """Name in the config's `l2`."""
+        ...
+
+    @property
+    def coefficients(self) -> int:
+        """How many."""
+        ...
+
+    @property
+    def l2(self) -> float:
+        """Ridge strength."""
+        ...
+
+    @property
+    def variance(self) -> float | None:
+        """Prior variance."""
+        ...
+
+    @property
+    def effective(self) -> float:
+        """Coefficients that the data decide."""
+        ...
+
+    @property
+    def shrinkage(self) -> float:
+        """1 − effective / coefficients."""
+        ...
+
+    @property
+    def error(self) -> float | None:
+        """Standard error of log variance."""
+        ...
+
+    @property
+    def learned(self) -> bool:
+        """Whether it was learned."""
+        ...
+
+
+def shrinkage_table(coordinates: Iterable[tuple[str, Iterable[Shrunk]]]) -> str:
+    """Return the table of what was learned of the coordinates' groups; "" when nothing was.
+
+    The variance's range is one standard error of its logarithm to either side.
+    """
+    rows = [
+        [
+            f"{name}.{group.name}",
+            f"{group.coefficients:,}",
+            "" if group.variance is None else f"{group.variance:.3g}",
+            _range(group),
+            f"{group.l2:.3g}",
+            f"{group.effective:,.1f}",
+            f"{100 * group.shrinkage:.1f} %",
+            "" if group.learned else "given",
+        ]
+        for name, groups in coordinates
+        for group in groups
+    ]
+    headers = ["group", "coefficients", "variance", "range", "l2", "effective", "shrinkage", ""]
+    return table(headers, rows, numbers=range(1, 7)) if rows else ""
+
+
+def _range(group: Shrunk) -> str:
+    if not group.variance or group.error is None:
+        return ""
+    if group.error > MOST_ERROR:
+        return "unknown"
+    return f"{group.variance * exp(-group.error):.2g} – {group.variance * exp(group.error):.2g}"
 
 
 def coordinates_table(job: Job) -> str:
@@ -152,6 +251,8 @@ def summary(job: Job) -> str:
     passes = max((report.pass_number for report in job.coordinates), default=0)
     kept = max((report.pass_number for report in job.kept_coordinates), default=0)
     lines = [coordinates_table(job), ""]
+    learned = shrinkage_table((report.name, report.shrinkage) for report in job.kept_coordinates)
+    lines += [learned, ""] if learned else []
     if any(report.trial for report in job.coordinates):
         lines += [trials_table(job), "* measured best and is the one published.", ""]
     if any(report.validation for report in job.coordinates):

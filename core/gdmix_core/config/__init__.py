@@ -1,6 +1,7 @@
 """Job configs: models, reading, checking."""
 
 from gdmix_core.config.coordinates import (
+    AUTO,
     AnyCoordinate,
     Coordinate,
     ExternalEffect,
@@ -20,8 +21,10 @@ from gdmix_core.config.load import (
     parse_config,
     resolve_paths,
 )
+from gdmix_core.config.shrinkage import learned_groups
 
 __all__ = [
+    "AUTO",
     "AnyCoordinate",
     "Columns",
     "Coordinate",
@@ -40,6 +43,7 @@ __all__ = [
     "config_from_json",
     "config_to_json",
     "is_path",
+    "learned_groups",
     "load_config",
     "parse_config",
     "resolve_paths",

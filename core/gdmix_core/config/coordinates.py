@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from gdmix_core.config.data import ENDINGS
 from gdmix_core.config.strict import Strict, Strings, Switch, check_name
@@ -14,13 +16,29 @@ Iterations = Annotated[int, Field(strict=True, ge=1, le=100_000)]
 Rows = Annotated[int, Field(strict=True, ge=1)]
 
 
+AUTO: Final = "auto"
+"""A ridge strength that is learned."""
+MOST_LEARNED_COLUMNS: Final = 16
+"""A coordinate with more columns learns one variance for each bag instead."""
+
+
+def _number_or_auto(value: Any) -> Any:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value == AUTO or (number and isfinite(value) and value >= 0.0):
+        return value if value == AUTO else float(value)
+    raise PydanticCustomError("ridge", "Input should be a number that is not negative, or auto")
+
+
+# Checked before the unions, so that a mistake is reported once and not for each of their members.
+StrengthOrAuto = Annotated[float | Literal["auto"], BeforeValidator(_number_or_auto)]
+
+
 def _kind_of_ridge(value: Any) -> str:
-    return "groups" if isinstance(value, dict) else "number"
+    return "groups" if isinstance(value, dict) else "one"
 
 
-# Told apart by hand, so that a mistake is reported once and not for each member of the union.
 Ridge = Annotated[
-    Annotated[Strength, Tag("number")] | Annotated[dict[str, Strength], Tag("groups")],
+    Annotated[StrengthOrAuto, Tag("one")] | Annotated[dict[str, StrengthOrAuto], Tag("groups")],
     Discriminator(_kind_of_ridge),
 ]
 
@@ -33,13 +51,21 @@ class Coordinate(Strict):
     intercept: Switch = True
     """Whether coefficient 0 is an intercept."""
     l2: Ridge = 1.0
-    """Ridge strength: a number, or a number per group: `default`, `intercept`, `<bag>`, `<bag>.<column>`."""
+    """Ridge strength: a number, or `auto` to learn it, or one of both per group: `default`, `intercept`,
+    `<bag>`, `<bag>.<column>`."""
     variance: Literal["none", "simple", "full"] = "none"
     """Posterior variances to store: `full` diag(H⁻¹), `simple` 1 / diag(H)."""
     sparsity_threshold: Strength = 0.0
     """Coefficients of features that are not larger than this are 0 in the model that is scored and published."""
     max_iterations: Iterations = 100
     """Bound on the optimiser's iterations; what stops there is reported as unconverged."""
+
+    @property
+    def numeric_l2(self) -> float | dict[str, float]:
+        """The ridge strength, or strengths, with 1 in the place of `auto`."""
+        if isinstance(self.l2, dict):
+            return {group: 1.0 if value == AUTO else float(value) for group, value in self.l2.items()}
+        return 1.0 if self.l2 == AUTO else float(self.l2)
 
     @model_validator(mode="after")
     def _something_to_fit(self) -> Coordinate:
@@ -99,6 +125,9 @@ class RandomEffect(Coordinate):
 
     random_effect: str
     """Column that holds the entity id."""
+    l2: Ridge = AUTO
+    """Ridge strength: `auto` to learn it, or a number, or one of both per group: `default`, `intercept`,
+    `<bag>`, `<bag>.<column>`."""
     regularize_bias: Switch = True
     """Whether l2 covers the intercept; without it, entities whose labels are all alike run to infinity."""
     min_rows: Rows | None = None

@@ -33,9 +33,12 @@ from gdmix_core.data.feature_names import TERM_SEPARATOR, read_feature_names
 from gdmix_core.data.input_files import file_faults
 from gdmix_core.data.readers import count_rows
 from gdmix_core.errors import DataError, InternalError
+from gdmix_core.solvers.joint.variance_components import VANISHED_RIDGE
 from gdmix_core.tasks import FEATURE_INDEX_FILE, EncodingSpec, Regularization, ResolvedColumn, Split
 
 Float64Array: TypeAlias = npt.NDArray[np.float64]
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
+Int32Array: TypeAlias = npt.NDArray[np.int32]
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 
 INDEX_FORMAT: Final = 1
@@ -97,6 +100,20 @@ class IndexedColumn:
     idf: Float64Array | None = None
 
 
+class FeatureGroups(NamedTuple):
+    """Which group of coefficients each coefficient of a coordinate belongs to.
+
+    Attributes:
+        names: The groups' names.
+        number: int32[D], index into the names; −1 for none.
+        scale: float64[D], what a group's ridge strength is multiplied by.
+    """
+
+    names: tuple[str, ...]
+    number: Int32Array
+    scale: Float64Array
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureIndex:
     """All bags' features.
@@ -149,30 +166,51 @@ class FeatureIndex:
         empty = pa.array([], pa.large_string())
         return CoordinateNames(*(pa.concat_arrays([empty, *(p[i] for p in pieces)]) for i in range(3)))
 
-    def ridge(self, bags: Sequence[str], intercept: bool, regularization: Regularization) -> Float64Array:
-        """Return the ridge strength of every coefficient, float64[D].
+    def feature_groups(
+        self, bags: Sequence[str], intercept: bool, regularization: Regularization
+    ) -> FeatureGroups:
+        """Return which of the regularization's groups each coefficient belongs to.
 
-        The most specific group wins: `<bag>.<column>`, then `<bag>`, then `default` (1 when absent); for the
-        intercept `intercept`, then `default`, and 0 when it is not regularised. A numeric column with `scale:
-        standard` has its strength multiplied by its variance: that penalises the coefficient of the column
-        divided by its standard deviation, while coefficients stay in raw units. A constant column has no such
-        scale and keeps the plain strength.
+        The most specific group wins: `<bag>.<column>`, then `<bag>`, then `default`; for the intercept
+        `intercept`, then `default`, and none when it is not regularised. A numeric column with `scale: standard`
+        has its variance as scale: that penalises the coefficient of the column divided by its standard
+        deviation, while coefficients stay in raw units. A constant column has no such scale.
         """
-        groups = regularization.groups
-        default = groups.get("default", DEFAULT_RIDGE)
-        strengths = np.empty(self.dimension(bags, intercept))
+        names = tuple(regularization.groups)
+        numbers = {name: number for number, name in enumerate(names)}
+        default = numbers.get("default", -1)
+        group = np.empty(self.dimension(bags, intercept), np.int32)
+        scale = np.ones(len(group))
         position = 0
         if intercept:
-            strengths[0] = groups.get("intercept", default) if regularization.regularize_intercept else 0.0
+            group[0] = numbers.get("intercept", default) if regularization.regularize_intercept else -1
             position = 1
         for bag in bags:
             for column in self.columns_of(bag):
-                strength = groups.get(f"{bag}.{column.column.column}", groups.get(bag, default))
+                covered = slice(position, position + column.size)
+                group[covered] = numbers.get(f"{bag}.{column.column.column}", numbers.get(bag, default))
                 if column.column.scale == "standard" and column.standard_deviation:
-                    strength *= column.standard_deviation**2
-                strengths[position : position + column.size] = strength
+                    scale[covered] = column.standard_deviation**2
                 position += column.size
-        return strengths
+        return FeatureGroups(names, group, scale)
+
+    def ridge(self, bags: Sequence[str], intercept: bool, regularization: Regularization) -> Float64Array:
+        """Return the ridge strength of every coefficient, float64[D]: its group's (`feature_groups`), scaled.
+
+        Features of no group have strength 1; an intercept that is not regularised has 0.
+        """
+        groups = self.feature_groups(bags, intercept, regularization)
+        of_groups = np.array([*regularization.groups.values(), DEFAULT_RIDGE])
+        strengths = of_groups[groups.number] * groups.scale
+        if intercept and not regularization.regularize_intercept:
+            strengths[0] = 0.0
+        return np.asarray(strengths, np.float64)
+
+    def vanished(self, bags: Sequence[str], intercept: bool, regularization: Regularization) -> BoolArray:
+        """Return which coefficients are 0 since their group's variance is (`solvers.joint`), bool[D]."""
+        groups = self.feature_groups(bags, intercept, regularization)
+        of_groups = np.array([*regularization.groups.values(), 0.0]) >= VANISHED_RIDGE
+        return np.asarray(of_groups[groups.number], np.bool_)
 
     def save(self, path: str | Path) -> None:
         """Write the index; the same index gives the same bytes.

@@ -103,6 +103,14 @@ class TrainingPartition(ScoringPartition):
     features: Int32Array
     active: UInt8Array | None
 
+    @property
+    def trained(self) -> npt.NDArray[np.bool_]:
+        """Which entities have rows to be trained on, bool[E]."""
+        if self.active is None:
+            return np.ones(self.entities, np.bool_)
+        ends = np.append(0, np.cumsum(self.active, dtype=np.int64))
+        return np.asarray(np.diff(ends[self.row_ptr]) > 0)
+
 
 @dataclass(frozen=True, slots=True)
 class PartitionScores:

@@ -11,6 +11,7 @@ from gdmix_core.model.directory import (
 )
 from gdmix_core.model.manifest import (
     CoordinateManifest,
+    GroupManifest,
     ModelManifest,
     manifest_from_dict,
     manifest_from_json,
@@ -19,6 +20,7 @@ from gdmix_core.model.publishing import Publication, publish_model
 
 __all__ = [
     "CoordinateManifest",
+    "GroupManifest",
     "ModelDirectory",
     "ModelManifest",
     "Publication",

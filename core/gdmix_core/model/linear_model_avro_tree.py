@@ -262,7 +262,7 @@ def _converted(
         features=effect.features,
         intercept=effect.intercept,
         dimension=len(names.name),
-        l2=effect.l2,
+        l2=effect.numeric_l2,
     )
     if isinstance(effect, RandomEffect):
         _check_ids(found, effect.random_effect)

@@ -21,6 +21,31 @@ EXTERNAL: Final = "external"
 
 
 @dataclass(frozen=True, slots=True)
+class GroupManifest:
+    """How strongly a group of a coordinate's coefficients is pulled to 0, where that was learned.
+
+    Attributes:
+        name: `intercept`, `<bag>.<column>`, ...: as in the config's `l2`.
+        coefficients: how many it has.
+        l2: ridge strength.
+        variance: prior variance τ²; None where nothing is penalised.
+        effective: coefficients that the data decide.
+        shrinkage: 1 − effective / coefficients.
+        error: standard error of log τ²; None where it was not learned, or the data do not tell.
+        learned: whether it was `auto`.
+    """
+
+    name: str
+    coefficients: int
+    l2: float
+    variance: float | None
+    effective: float
+    shrinkage: float
+    error: float | None = None
+    learned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class CoordinateManifest:
     """One coordinate of a model.
 
@@ -40,6 +65,7 @@ class CoordinateManifest:
         unconverged: entities (or 1 for a fixed effect) that missed the certificate.
         statuses: random effect: entities by status.
         validation: metrics of the model up to this coordinate, by name.
+        shrinkage: by group of coefficients, where it was learned.
     """
 
     name: str
@@ -57,6 +83,7 @@ class CoordinateManifest:
     unconverged: int = 0
     statuses: dict[str, int] = field(default_factory=dict)
     validation: dict[str, Any] = field(default_factory=dict)
+    shrinkage: tuple[GroupManifest, ...] = ()
 
     @property
     def external(self) -> bool:

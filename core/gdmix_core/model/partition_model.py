@@ -123,7 +123,7 @@ class PartitionModel:
     ) -> Self:
         """Put solutions and an earlier model together; small coefficients are left out, intercepts never."""
         sizes = np.diff(partition.coefficient_ptr)
-        trained = _trained(partition)
+        trained = partition.trained
         of_trained = np.repeat(trained, sizes)
         large = np.abs(solutions.coefficients) > sparsity_threshold
         if sparsity_threshold == 0.0:
@@ -169,13 +169,6 @@ def _seen(partition: TrainingPartition) -> BoolArray:
     if partition.intercept:
         seen[partition.coefficient_ptr[:-1]] = True
     return seen
-
-
-def _trained(partition: TrainingPartition) -> BoolArray:
-    if partition.active is None:
-        return np.ones(partition.entities, np.bool_)
-    ends = np.append(0, np.cumsum(partition.active, dtype=np.int64))
-    return np.asarray(np.diff(ends[partition.row_ptr]) > 0)
 
 
 def _selected(

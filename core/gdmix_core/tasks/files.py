@@ -15,6 +15,11 @@ OFFSETS_FILE = "offsets.arrow"
 COEFFICIENTS_FILE = "coefficients.parquet"
 THETA_FILE = "theta.arrow"
 RUN_FILE = "run.arrow"
+LINEARISED_FILE = "linearised.arrow"
+SYSTEM_FILE = "system.arrow"
+ITERATE_FILE = "iterate.arrow"
+STEP_FILE = "step.arrow"
+COLUMNS_FILE = "columns.arrow"
 SPILL_PART_FILE = "store_part"
 
 
@@ -41,3 +46,8 @@ def score_source(coordinate: str) -> str:
 def metric_offsets_file(grouping: str) -> str:
     """Name of a validation shard's linear predictors grouped by partition, for a per-entity metric."""
     return f"predictors-{grouping}.arrow"
+
+
+def shares_file(coordinate: str) -> str:
+    """Name of what a home shard hands to the parts of a coordinate while the joint systems are solved."""
+    return f"shares-{coordinate}.arrow"

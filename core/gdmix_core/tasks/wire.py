@@ -71,6 +71,22 @@ from gdmix_core.tasks.results import (
     WriteScores,
     WriteSummary,
 )
+from gdmix_core.tasks.shrinkage import (
+    AdvanceSolve,
+    BeginSolve,
+    EndSolve,
+    JointScoresWritten,
+    LineariseShard,
+    MultiplyRows,
+    PartSurveyed,
+    RowsMultiplied,
+    ShardLinearised,
+    SolveAdvanced,
+    SolveBegun,
+    SolveEnded,
+    SurveyPart,
+    WriteJointScores,
+)
 from gdmix_core.tasks.task import Task, TaskResult
 from gdmix_core.tasks.validation import (
     EntitiesMeasured,
@@ -99,6 +115,13 @@ RESULT_OF: dict[type[Task], type[TaskResult]] = {
     AssembleScores: ShardScored,
     MeasurePass: PassMeasured,
     MixScores: ShardScored,
+    SurveyPart: PartSurveyed,
+    LineariseShard: ShardLinearised,
+    BeginSolve: SolveBegun,
+    MultiplyRows: RowsMultiplied,
+    AdvanceSolve: SolveAdvanced,
+    EndSolve: SolveEnded,
+    WriteJointScores: JointScoresWritten,
     LoadFixedEffect: FixedEffectLoaded,
     ScorePartition: PartitionScored,
     MeasureShard: ShardMeasured,

@@ -178,7 +178,7 @@ class Published(_message.Message):
     def __init__(self, store: _Optional[str] = ..., version: _Optional[int] = ..., activated: bool = ..., winner: _Optional[int] = ..., directory: _Optional[str] = ..., content_digest: _Optional[str] = ...) -> None: ...
 
 class CoordinateReport(_message.Message):
-    __slots__ = ("name", "kind", "entities", "rows", "unconverged", "seconds", "validation", "statuses", "iterations", "what", "coefficients", "kept", "trial", "trial_values")
+    __slots__ = ("name", "kind", "entities", "rows", "unconverged", "seconds", "validation", "statuses", "iterations", "what", "coefficients", "kept", "trial", "trial_values", "shrinkage")
     class StatusesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -208,6 +208,7 @@ class CoordinateReport(_message.Message):
     KEPT_FIELD_NUMBER: _ClassVar[int]
     TRIAL_FIELD_NUMBER: _ClassVar[int]
     TRIAL_VALUES_FIELD_NUMBER: _ClassVar[int]
+    SHRINKAGE_FIELD_NUMBER: _ClassVar[int]
     name: str
     kind: str
     entities: int
@@ -222,7 +223,28 @@ class CoordinateReport(_message.Message):
     kept: bool
     trial: int
     trial_values: _containers.ScalarMap[str, str]
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., entities: _Optional[int] = ..., rows: _Optional[int] = ..., unconverged: _Optional[int] = ..., seconds: _Optional[float] = ..., validation: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., statuses: _Optional[_Mapping[str, int]] = ..., iterations: _Optional[int] = ..., what: _Optional[str] = ..., coefficients: _Optional[int] = ..., kept: bool = ..., trial: _Optional[int] = ..., trial_values: _Optional[_Mapping[str, str]] = ..., **kwargs) -> None: ...
+    shrinkage: _containers.RepeatedCompositeFieldContainer[GroupShrinkage]
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., entities: _Optional[int] = ..., rows: _Optional[int] = ..., unconverged: _Optional[int] = ..., seconds: _Optional[float] = ..., validation: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., statuses: _Optional[_Mapping[str, int]] = ..., iterations: _Optional[int] = ..., what: _Optional[str] = ..., coefficients: _Optional[int] = ..., kept: bool = ..., trial: _Optional[int] = ..., trial_values: _Optional[_Mapping[str, str]] = ..., shrinkage: _Optional[_Iterable[_Union[GroupShrinkage, _Mapping]]] = ..., **kwargs) -> None: ...
+
+class GroupShrinkage(_message.Message):
+    __slots__ = ("name", "coefficients", "l2", "variance", "effective", "shrinkage", "error", "learned")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    COEFFICIENTS_FIELD_NUMBER: _ClassVar[int]
+    L2_FIELD_NUMBER: _ClassVar[int]
+    VARIANCE_FIELD_NUMBER: _ClassVar[int]
+    EFFECTIVE_FIELD_NUMBER: _ClassVar[int]
+    SHRINKAGE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    LEARNED_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    coefficients: int
+    l2: float
+    variance: float
+    effective: float
+    shrinkage: float
+    error: float
+    learned: bool
+    def __init__(self, name: _Optional[str] = ..., coefficients: _Optional[int] = ..., l2: _Optional[float] = ..., variance: _Optional[float] = ..., effective: _Optional[float] = ..., shrinkage: _Optional[float] = ..., error: _Optional[float] = ..., learned: bool = ...) -> None: ...
 
 class MetricValue(_message.Message):
     __slots__ = ("name", "value", "reason", "entities", "entities_undefined")

@@ -59,7 +59,8 @@ def descend_until_converged(descent: Descent) -> Steps[None]:
     config, trial = descent.config, descent.trial.number
     trained = [name for name, of in config.coordinates.items() if not isinstance(of, ExternalEffect)]
     last_change = float("inf")
-    history, followers, before = History(), trained[1:], Blocks()
+    history, followers = History(), trained[1:]
+    before = Blocks({name: descent.standing[name] for name in followers if name in descent.standing})
     for pass_number in range(1, MOST_PASSES + 1):
         descent.standing = dict(before)
         for coordinate in config.coordinates:

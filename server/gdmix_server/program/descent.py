@@ -17,7 +17,7 @@ from gdmix_server.program.random_effect import train_random_effect
 from gdmix_server.program.steps import CoordinateStep, Steps
 from gdmix_server.program.trained import Trained
 from gdmix_server.program.validation import measure
-from gdmix_server.state.model import Report
+from gdmix_server.state.model import GroupShrinkage, Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,8 @@ class Descent:
     passes: list[Pass] = field(default_factory=list)
     standing: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Training score blocks, by shard, that stand for a coordinate until this pass trains it."""
+    shrinkage: Mapping[str, tuple[GroupShrinkage, ...]] = field(default_factory=dict)
+    """What was learned of each coordinate's groups."""
 
     @property
     def best(self) -> Pass:
@@ -98,7 +100,12 @@ class Descent:
         step = CoordinateStep(name, pass_number, self.trial.number)
         trained = replace(
             trained,
-            report=replace(trained.report, trial=self.trial.number, trial_values=self.trial.as_json()),
+            report=replace(
+                trained.report,
+                trial=self.trial.number,
+                trial_values=self.trial.as_json(),
+                shrinkage=self.shrinkage.get(name, ()),
+            ),
         )
         inputs = {role: self._inputs(role, name) for role in ROLES}
         self.trained[name] = replace(trained, inputs=inputs)
@@ -124,13 +131,20 @@ class Descent:
     def _inputs(
         self, role: Role, without: str | None = None, standing: Mapping[str, tuple[str, ...]] = NOTHING_STANDS
     ) -> tuple[ShardInput, ...]:
-        """Return the home shards with the score blocks of all trained coordinates but `without`."""
-        others = [name for name in self.config.coordinates if name in self.trained and name != without]
+        """Return the home shards with the score blocks of all coordinates that have some, but `without`."""
+        others = [
+            name
+            for name in self.config.coordinates
+            if (name in self.trained or name in standing) and name != without
+        ]
         return tuple(
             ShardInput(
                 shard=shard,
                 directory=directory,
-                scores=tuple(standing.get(name, self.trained[name].scores[role])[shard] for name in others),
+                scores=tuple(
+                    (standing[name] if name in standing else self.trained[name].scores[role])[shard]
+                    for name in others
+                ),
             )
             for shard, directory in enumerate(self.prepared.shards[role].directories)
         )

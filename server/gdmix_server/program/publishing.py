@@ -122,6 +122,7 @@ def _manifest(config: JobConfig, prepared: Prepared, best: Pass) -> dict[str, An
                 "rows": trained.report.rows,
                 "coefficients": trained.report.coefficients,
                 "statuses": dict(trained.report.statuses),
+                "shrinkage": [asdict(group) for group in trained.report.shrinkage],
                 "validation": {metric.name: asdict(metric) for metric in trained.report.validation},
             }
             for name, trained in best.trained.items()

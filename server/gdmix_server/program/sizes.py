@@ -5,7 +5,10 @@ from __future__ import annotations
 ROWS_PER_SHARD = 262_144
 ROWS_PER_PARTITION = 262_144
 SMALLEST_CUT_ROWS = 4_096
-LEAST_PIECES = 4
+LEAST_PIECES = 2
+USUAL_PIECES = 4
+ROWS_OF_A_SMALL_PIECE = 32_768
+"""Few rows are cut into fewer pieces than usual: each costs its files, whatever is in them."""
 MOST_PIECES = 65_536
 
 
@@ -22,4 +25,5 @@ def partition_count(rows: int, wanted: int | None = None) -> int:
 def _pieces(rows: int, rows_per_piece: int) -> int:
     if rows < SMALLEST_CUT_ROWS:
         return 1
-    return min(MOST_PIECES, max(LEAST_PIECES, -(-rows // rows_per_piece)))
+    least = min(USUAL_PIECES, max(LEAST_PIECES, rows // ROWS_OF_A_SMALL_PIECE))
+    return min(MOST_PIECES, max(least, -(-rows // rows_per_piece)))

@@ -34,8 +34,8 @@ def scores_by_role(prepared: Prepared, directories: tuple[str, ...]) -> dict[Rol
 
 
 def regularization(coordinate: FixedEffect | RandomEffect) -> Regularization:
-    """Return a coordinate's ridge strengths in the form that workers read."""
-    l2 = coordinate.l2
-    groups = {"default": 1.0, **l2} if isinstance(l2, dict) else {"default": l2}
+    """Return a coordinate's ridge strengths in the form that workers read, with 1 in the place of `auto`."""
+    l2 = coordinate.numeric_l2
+    groups = {"default": 1.0} | (l2 if isinstance(l2, dict) else {"default": l2})
     regularize_intercept = coordinate.regularize_bias or "intercept" in groups
     return Regularization(groups=groups, regularize_intercept=regularize_intercept)

@@ -16,6 +16,7 @@ from gdmix_server.program.prepared import Prepared
 from gdmix_server.program.program_input import ProgramInput
 from gdmix_server.program.publishing import publish
 from gdmix_server.program.results import write_results
+from gdmix_server.program.shrinkage import learn_shrinkage, learns
 from gdmix_server.program.steps import Steps, run
 from gdmix_server.state.model import Report
 
@@ -25,7 +26,8 @@ def training_program(job: ProgramInput) -> Steps[None]:
 
     Each coordinate is fitted with the others' current scores as its offset, `passes` times through; the pass
     that measured best on the validation rows is published. A pass that improves nothing is the last. With
-    `passes: until_converged` the joint optimum is published, whatever it measures. With a
+    `passes: until_converged` the joint optimum is published, whatever it measures. Where a strength is `auto`,
+    it is learned first, and the descent begins at the joint optimum with it. With a
     `search`, every point of the grid is such a descent over the same prepared data, and the best one is
     published.
 
@@ -64,6 +66,11 @@ def _descend(config: JobConfig, prepared: Prepared, trial: Trial) -> Steps[Desce
         config = with_values(config, dict(trial.values))
         yield Report(notice=f"trial {trial.number}: {trial}")
     descent = Descent(config, prepared, trial)
+    if learns(config):
+        learned = yield from learn_shrinkage(config, prepared, trial.number)
+        descent.config, descent.shrinkage = learned.config, learned.groups
+        descent.standing = dict(learned.standing)
+        config = learned.config
     if config.passes == "until_converged":
         yield from descend_until_converged(descent)
         return descent

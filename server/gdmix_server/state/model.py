@@ -150,6 +150,25 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupShrinkage:
+    """How strongly a group of coefficients is pulled to 0, and how much the data decide."""
+
+    name: str
+    """`intercept`, `<bag>.<column>`, ...: as in the config's `l2`."""
+    coefficients: int
+    l2: float
+    variance: float | None
+    """Prior variance τ²; None where nothing is penalised."""
+    effective: float
+    """Coefficients that the data decide."""
+    shrinkage: float
+    """1 − effective / coefficients: 0 is no pull, 1 is all."""
+    error: float | None = None
+    """Standard error of log τ²; None where it was not learned, or the data do not tell."""
+    learned: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CoordinateReport:
     """A trained and measured coordinate."""
 
@@ -170,6 +189,8 @@ class CoordinateReport:
     """Of a search, from 1; 0 when nothing is searched."""
     trial_values: Mapping[str, str] = field(default_factory=dict)
     """What the trial tries: values as JSON by their place in the config."""
+    shrinkage: tuple[GroupShrinkage, ...] = ()
+    """By group of coefficients, where shrinkage was learned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -232,14 +232,22 @@ def test_a_trial_has_its_values_and_nothing_to_search() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("l2: 1e-3", "l2: -1", "11: coordinates.global.l2: found -1; allowed: greater than or equal to 0"),
+        (
+            "l2: 1e-3",
+            "l2: -1",
+            "11: coordinates.global.l2: found -1; allowed: a number that is not negative, or auto",
+        ),
         ("l2: 1e-3", "l2: much", "11: coordinates.global.l2: found 'much'; allowed: a number"),
         ("l2: 1e-3", "l2: [1]", "11: coordinates.global.l2: found a list; allowed: a number"),
-        ("l2: 1e-3", "l2: .inf", "11: coordinates.global.l2: found inf; allowed: a finite number"),
+        (
+            "l2: 1e-3",
+            "l2: .inf",
+            "11: coordinates.global.l2: found inf; allowed: a number that is not negative, or auto",
+        ),
         (
             "l2: 1e-3",
             "l2: {user: -2}",
-            "11: coordinates.global.l2.user: found -2; allowed: greater than or equ",
+            "11: coordinates.global.l2.user: found -2; allowed: a number that is not negative, or auto",
         ),
         (
             "l2: 1e-3",
@@ -456,7 +464,7 @@ def test_a_trial_has_its_values_and_nothing_to_search() -> None:
         (
             "output: ",
             "search: {coordinates.global.l2: [1, -1]}\noutput: ",
-            "14: search.coordinates.global.l2[1]: found -1; allowed: greater than or equal to 0",
+            "14: search.coordinates.global.l2[1]: found -1; allowed: a number that is not negative, or auto",
         ),
         (
             "output: ",

@@ -148,7 +148,7 @@ class Driver:
                 )
                 return tasks.DataInspected(seconds=0, splits=splits, encoding=encoding)
             case tasks.IndexFeatures():
-                return tasks.FeaturesIndexed(seconds=0, rows=10_000 if task.split.role == "train" else 100)
+                return tasks.FeaturesIndexed(seconds=0, rows=140_000 if task.split.role == "train" else 100)
             case tasks.OpenModel():
                 return tasks.ModelOpened(seconds=0, task=self.opened_task, coordinates=self.opened)
             case tasks.BuildShard():

@@ -18,7 +18,7 @@ from gdmix_core.solvers.fixed_effect import FixedEffectStatus
 from gdmix_server.program import ProgramInput, job_program
 from gdmix_server.state.model import FixedEffectOutcome, FixedEffectStage, Report, UnitsOutcome, UnitStage
 
-from .answers import OPENED, OPTIMISED
+from .answers import LEARNING, OPENED, OPTIMISED, answered
 
 CONFIG = """
 model: movies
@@ -47,7 +47,7 @@ class Driver:
         self,
         config: JobConfig,
         aucs: Sequence[float | None],
-        rows: tuple[int, int] = (10_000, 100),
+        rows: tuple[int, int] = (140_000, 100),
         optimised: FixedEffectOutcome | None = None,
         products: Sequence[tuple[float, ...]] = (),
     ) -> None:
@@ -180,7 +180,7 @@ class Driver:
                 )
             case tasks.RemoveWork():
                 return tasks.WorkRemoved(seconds=0)
-        raise AssertionError(task)
+        return answered(task)
 
     def units(self, stage: str) -> tuple[tasks.Task, ...]:
         [found] = [s for s in self.stages if s.name == stage]
@@ -411,7 +411,9 @@ def stages_of_all_sorts() -> list[UnitStage | FixedEffectStage]:
     trained = Driver(parse_config(CONFIG + "results: gdmix\ninitial_model: before\n"), [0.6, 0.7, 0.6, 0.65])
     joint = Driver(parse_config(UNTIL_CONVERGED), [0.6] * 6, products=[(20.0,), (0.0, 5.0), (0.0, 0.0, 0.0)])
     text = CONFIG.replace("passes: 3", "passes: 1") + "action: inference\ninitial_model: before\n"
-    return [*trained.stages, *joint.stages, *Driver(parse_config(text), [0.6, 0.7]).stages]
+    learned = Driver(parse_config(CONFIG.replace("passes: 3", "passes: 1").replace(*LEARNING)), [0.6, 0.7])
+    scored = Driver(parse_config(text), [0.6, 0.7])
+    return [*trained.stages, *joint.stages, *learned.stages, *scored.stages]
 
 
 class Converted(Driver):

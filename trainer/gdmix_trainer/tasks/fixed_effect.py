@@ -84,6 +84,8 @@ def finish(task: FinishFixedEffect, context: TaskContext) -> FixedEffectFinished
     if len(bags) != len(theta):
         raise InternalError(f"{task.design.name}: {len(theta)} coefficients for {len(bags)} features")
     unseen = theta == 0.0
+    if task.regularization is not None:
+        theta[index.vanished(task.design.bags, task.design.intercept, task.regularization)] = 0.0
     if task.sparsity_threshold:
         first = 1 if task.design.intercept else 0
         theta[first:][np.abs(theta[first:]) <= task.sparsity_threshold] = 0.0

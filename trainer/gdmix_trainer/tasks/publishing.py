@@ -209,7 +209,7 @@ def _manifest(task: FinishModel) -> ModelManifest:
 
 def _coordinate_manifest(config: JobConfig, name: str, found: dict[str, Any]) -> CoordinateManifest:
     from gdmix_core.config import ExternalEffect, FixedEffect
-    from gdmix_core.model import CoordinateManifest
+    from gdmix_core.model import CoordinateManifest, GroupManifest
 
     coordinate = config.coordinates[name]
     statuses: dict[str, int] = dict(found.get("statuses", {}))
@@ -232,7 +232,7 @@ def _coordinate_manifest(config: JobConfig, name: str, found: dict[str, Any]) ->
         features=coordinate.features,
         intercept=coordinate.intercept,
         dimension=found["dimension"],
-        l2=coordinate.l2,
+        l2=coordinate.numeric_l2,
         model=coordinate.fixed_effect if isinstance(coordinate, FixedEffect) else None,
         entity_column=None if isinstance(coordinate, FixedEffect) else coordinate.random_effect,
         variances=coordinate.variance != "none",
@@ -241,4 +241,5 @@ def _coordinate_manifest(config: JobConfig, name: str, found: dict[str, Any]) ->
         unconverged=sum(statuses.values()) - statuses.get("converged", 0),
         statuses=statuses,
         validation=dict(found.get("validation", {})),
+        shrinkage=tuple(GroupManifest(**group) for group in found.get("shrinkage", ())),
     )

@@ -79,6 +79,10 @@ def train(task: TrainRandomEffect, context: TaskContext) -> RandomEffectTrained:
     )
     context.advance(rows=partition.rows, entities=partition.entities)
     context.check()
+    gone = feature_index_of(task.index).vanished(
+        task.grouping.bags or (), task.grouping.intercept, task.regularization
+    )
+    solutions.coefficients[gone[partition.features]] = 0.0
     model = PartitionModel.of(partition, solutions, task.sparsity_threshold, previous)
     write_random_effect(output / COEFFICIENTS_FILE, model.stored)
     scores = linear_predictor(problems, model.local)

@@ -22,6 +22,8 @@ from gdmix_trainer.tasks import (
     fixed_effect,
     initial_model,
     joint,
+    joint_parts,
+    joint_rows,
     preparation,
     publishing,
     random_effect,
@@ -49,6 +51,13 @@ TASK_FUNCTIONS: dict[type[Task], TaskFunction] = {
     tasks.AssembleScores: random_effect.assemble,
     tasks.MeasurePass: joint.measure_pass,
     tasks.MixScores: joint.mix_scores,
+    tasks.SurveyPart: joint_parts.survey_part,
+    tasks.LineariseShard: joint_rows.linearise_shard,
+    tasks.BeginSolve: joint_parts.begin_solve,
+    tasks.MultiplyRows: joint_rows.multiply_rows,
+    tasks.AdvanceSolve: joint_parts.advance_solve,
+    tasks.EndSolve: joint_parts.end_solve,
+    tasks.WriteJointScores: joint_rows.write_joint_scores,
     tasks.LoadFixedEffect: initial_model.load_fixed_effect,
     tasks.ScorePartition: initial_model.score_partition,
     tasks.MeasureShard: validation.measure_shard,
@@ -67,6 +76,9 @@ TASK_FUNCTIONS: dict[type[Task], TaskFunction] = {
 }
 """Functions measure no time: `run_task` fills the result's `seconds` in."""
 
+_IN_ROUNDS = (tasks.EvaluateFixedEffect, tasks.JointTask)
+"""Tasks whose next round takes the same memory again."""
+
 
 def run_task(task: Task, context: TaskContext, roots: DataRoots) -> TaskResult:
     """Create the attempt's directory, do the work, and give its memory back.
@@ -82,7 +94,7 @@ def run_task(task: Task, context: TaskContext, roots: DataRoots) -> TaskResult:
         result = TASK_FUNCTIONS[type(task)](task, context)
         return replace(result, seconds=time.monotonic() - started)
     finally:
-        if not isinstance(task, tasks.EvaluateFixedEffect):  # its next round takes the same memory again
+        if not isinstance(task, _IN_ROUNDS):
             _give_memory_back()
 
 

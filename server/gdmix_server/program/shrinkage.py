@@ -1,0 +1,421 @@
+"""Learned shrinkage (`l2: auto`): the variance of every group of coefficients, by joint empirical Bayes.
+
+A round takes one Newton step of all coordinates together, and one of the variances: the joint Hessian's systems tell
+both (`solvers.joint`). What is left is what any job does: every coordinate is trained with the strengths found,
+beginning at the others' scores at the joint optimum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from math import fsum
+from typing import Final, cast
+
+from gdmix_core.config import AUTO, ExternalEffect, FixedEffect, JobConfig, RandomEffect, learned_groups
+from gdmix_core.solvers.joint.variance_components import (
+    PRIOR_SHARE,
+    Evidence,
+    Update,
+    VarianceComponents,
+    VarianceGroup,
+)
+from gdmix_core.tasks import (
+    JointColumn,
+    JointPart,
+    PartSurveyed,
+    Regularization,
+    ShardInput,
+    SurveyPart,
+    WarmStart,
+)
+from gdmix_server.program.external import take_external_effect
+from gdmix_server.program.fixed_effect import train_fixed_effect
+from gdmix_server.program.joint_system import JointCoordinate, JointSystem, Point, Solved
+from gdmix_server.program.prepared import Prepared
+from gdmix_server.program.steps import CoordinateStep, Steps
+from gdmix_server.program.trained import Trained, regularization
+from gdmix_server.state.model import GroupShrinkage, Report
+
+MOST_ROUNDS: Final = 40
+STAGES: Final = "shrinkage"
+"""What the stages are called."""
+_SETTLED_DECREMENT: Final = 0.5
+"""Settled: the objective that the next Newton step would gain, in units of the noise."""
+_SETTLED_GAIN: Final = 0.1
+"""Settled, too: what the variances' last steps have gained in log marginal likelihood,"""
+_CALM_ROUNDS: Final = 2
+"""so many rounds in a row."""
+_PROBED: Final = 2000
+"""Random signs that a group gets, over all of its probes."""
+_LEAST_PROBES: Final = 1
+_MOST_PROBES: Final = 8
+_PROBED_ONCE: Final = 50_000
+"""Groups of so many coefficients need one probe."""
+_BACKTRACKS: Final = 12
+_PARTS_OF_A_COORDINATE: Final = 1 << 20
+_ROUNDING: Final = 1e-10
+
+Blocks = Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedShrinkage:
+    """What was learned.
+
+    Attributes:
+        config: the job's, with numbers in the place of `auto`.
+        standing: training score blocks of every trained coordinate at the joint optimum, by shard.
+        groups: by coordinate, what to report of its groups.
+    """
+
+    config: JobConfig
+    standing: Blocks
+    groups: Mapping[str, tuple[GroupShrinkage, ...]]
+
+
+def learns(config: JobConfig) -> bool:
+    """Whether a coordinate's shrinkage is to be learned."""
+    return any(learned_groups(config, name) for name in config.coordinates)
+
+
+def learn_shrinkage(config: JobConfig, prepared: Prepared, trial: int) -> Steps[LearnedShrinkage]:
+    """Estimate the variances of all groups with `l2: auto`."""
+    learner = yield from _prepare(config, prepared, trial)
+    yield from learner.run()
+    standing = yield from learner.scores()
+    return LearnedShrinkage(learner.resolved_config(), standing, learner.report())
+
+
+@dataclass(slots=True)
+class _Learner:
+    """The rounds.
+
+    Attributes:
+        config: the job's.
+        trial: of a search.
+        system: the joint model.
+        components: the variances, over all groups of all coordinates.
+        free: coefficients without regularization.
+        solved: the last round's solutions.
+        noise: σ² of a linear regression; 1 otherwise.
+    """
+
+    config: JobConfig
+    trial: int
+    system: JointSystem
+    components: VarianceComponents
+    free: int
+    solved: Solved | None = None
+    noise: float = 1.0
+    _length: float = 0.0
+    _factors: dict[int, float] = field(default_factory=dict)
+    """By group, what the last update multiplied its l2 by."""
+
+    def run(self) -> Steps[None]:
+        """Make rounds until variances and coefficients have settled."""
+        point = yield from self.system.linearise(self._step(0), 0, None, None, 0.0)
+        gained, calm, settled = 0.0, 0, False
+        for number in range(1, MOST_ROUNDS + 1):
+            step = self._step(number)
+            columns = tuple(self._columns(number, settled))
+            before = None if self.solved is None else (self.solved, self._length)
+            warm = self._warm_starts(columns)
+            solved = yield from self.system.solve(step, point, self._regularizations(), columns, before, warm)
+            self.solved, self._factors = solved, {}
+            point = yield from self._move(step, point, solved)
+            told = f"shrinkage, round {number}: objective {self._objective(point, self._length):,.4f}"
+            if settled or self._length < 1.0:
+                yield Report(notice=f"{told}; coefficients only")
+            else:
+                update = self._update(point, solved)
+                gained += update.gained
+                yield Report(notice=told + _told(number, gained, update))
+                yield from self._tell_vanished(update)
+                calm = calm + 1 if abs(update.gained) < _SETTLED_GAIN and not update.vanished else 0
+                settled = update.settled or calm >= _CALM_ROUNDS or not self.components.learned
+            if settled and self._length == 1.0 and solved.decrement / self.noise < _SETTLED_DECREMENT:
+                return
+        yield Report(
+            warning=True,
+            notice=f"shrinkage: the variances have not settled in {MOST_ROUNDS} rounds; the last ones are used",
+        )
+
+    def scores(self) -> Steps[Blocks]:
+        """Write score blocks at the point that was reached."""
+        assert self.solved is not None
+        return (yield from self.system.write_scores(self._step(MOST_ROUNDS + 1), self.solved))
+
+    def resolved_config(self) -> JobConfig:
+        """Return the config with the strengths found in the place of `auto`."""
+        coordinates = dict(self.config.coordinates)
+        for name, of in self._regularizations_by_name().items():
+            if learned_groups(self.config, name):
+                coordinates[name] = coordinates[name].model_copy(update={"l2": dict(of.groups)})
+        return self.config.model_copy(update={"coordinates": coordinates})
+
+    def report(self) -> dict[str, tuple[GroupShrinkage, ...]]:
+        """Return what was found of every group, by coordinate."""
+        found: dict[str, tuple[GroupShrinkage, ...]] = {}
+        for group in self.components.groups:
+            if not group.size:
+                continue
+            variance = 0.0 if group.vanished else self.noise / group.l2 if group.l2 > 0.0 else None
+            shrinkage = GroupShrinkage(
+                name=group.name,
+                coefficients=group.size,
+                l2=group.l2,
+                variance=variance,
+                effective=group.effective,
+                shrinkage=1.0 - group.effective / group.size,
+                error=group.error,
+                learned=group.name in learned_groups(self.config, group.coordinate),
+            )
+            found[group.coordinate] = (*found.get(group.coordinate, ()), shrinkage)
+        return found
+
+    def _step(self, number: int) -> CoordinateStep:
+        return CoordinateStep(STAGES, number, self.trial)
+
+    def _columns(self, number: int, settled: bool) -> Iterator[JointColumn]:
+        """Yield a round's right-hand sides: the Newton step alone once the variances have settled."""
+        yield JointColumn(kind="newton", group=-1, number=0)
+        if settled:
+            return
+        for group_number, group in enumerate(self.components.groups):
+            if group.size and not group.vanished:
+                for probe in range(_probes(group)):
+                    yield JointColumn(kind="probe", group=group_number, number=probe)
+        if number > 1:  # before, there are no coefficients
+            for group_number in self.components.learned:
+                yield JointColumn(kind="prior", group=group_number, number=0)
+
+    def _warm_starts(self, columns: tuple[JointColumn, ...]) -> tuple[WarmStart | None, ...]:
+        """Begin columns where they ended; prior gradients have grown with their l2."""
+        if self.solved is None:
+            return (None,) * len(columns)
+        places = {column: place for place, column in enumerate(self.solved.columns)}
+        starts: list[WarmStart | None] = []
+        for column in columns:
+            if column.kind == "newton" or column not in places:
+                starts.append(None)
+            else:
+                factor = self._factors.get(column.group, 1.0) if column.kind == "prior" else 1.0
+                starts.append(WarmStart(column=places[column], factor=factor))
+        return tuple(starts)
+
+    def _move(self, step: CoordinateStep, point: Point, solved: Solved) -> Steps[Point]:
+        """Go along the Newton step, all the way unless the objective grows; set how far."""
+        before = self._objective(point, 0.0)
+        length = 1.0
+        for attempt in range(1, _BACKTRACKS + 1):
+            moved = yield from self.system.linearise(step, attempt, point, solved, length)
+            self._length = length
+            after = self._objective(moved, length)
+            if after <= before + _ROUNDING * abs(before):
+                break
+            if attempt < _BACKTRACKS:
+                self.system.forget(moved.folders)
+                length *= 0.5
+        self.system.forget(point.folders)
+        return moved
+
+    def _objective(self, point: Point, length: float) -> float:
+        """Return the joint objective `length` of the way along the last solved step."""
+        assert self.solved is not None
+        penalty = fsum(
+            0.5 * self.components.groups[number].l2 * _square(sums.squares, length)
+            for number, sums in self.solved.groups.items()
+        )
+        return point.value + penalty
+
+    def _update(self, point: Point, solved: Solved) -> Update:
+        """Move the variances by what the round has measured."""
+        groups = self.components.groups
+        learned = len(self.components.learned)
+        evidence = []
+        for number, group in enumerate(groups):
+            sums = solved.groups.get(number)
+            if sums is None or group.vanished or not sums.probes:
+                evidence.append(Evidence(square=0.0, trace=0.0, prior=0.0, information=(0.0,) * learned))
+                continue
+            evidence.append(
+                Evidence(
+                    square=_square(sums.squares, self._length),
+                    trace=sums.block_trace + fsum(sums.probes) / len(sums.probes),
+                    prior=group.l2 * sums.squares[0],
+                    information=sums.information or (0.0,) * learned,
+                )
+            )
+        if self.config.task == "linear_regression":
+            used = self.free + fsum(
+                max(0.0, group.size - group.l2 * of.trace)
+                for group, of in zip(groups, evidence, strict=True)
+                if not group.vanished
+            )
+            self.noise = max(2.0 * point.value / max(1.0, point.rows - used), 1e-300)
+        l2 = [group.l2 for group in groups]
+        update = self.components.update(evidence, self.noise)
+        self._factors = {n: group.l2 / l2[n] for n, group in enumerate(groups) if group.learned}
+        return update
+
+    def _tell_vanished(self, update: Update) -> Steps[None]:
+        for group in update.vanished:
+            yield Report(
+                notice=f"{group.full_name}: the data show no variance; its {group.size:,} coefficients are 0"
+            )
+        for name in {group.coordinate for group in update.vanished}:
+            own = [group for group in self.components.groups if group.coordinate == name and group.size]
+            if all(group.vanished for group in own):
+                yield Report(notice=f"{name}: the whole coordinate vanishes, it would improve nothing")
+
+    def _regularizations(self) -> list[Regularization]:
+        by_name = self._regularizations_by_name()
+        return [by_name[of.name] for of in self.system.coordinates]
+
+    def _regularizations_by_name(self) -> dict[str, Regularization]:
+        found = {}
+        for of in self.system.coordinates:
+            own = {g.name: g.l2 for g in self.components.groups if g.coordinate == of.name}
+            coordinate = self.config.coordinates[of.name]
+            assert not isinstance(coordinate, ExternalEffect)
+            found[of.name] = Regularization(
+                groups=own, regularize_intercept=_starting(self.config, of.name).regularize_intercept
+            )
+        return found
+
+
+def _probes(group: VarianceGroup) -> int:
+    """Return how many probes a group gets: one where nothing is learned of it, or chance evens out anyway."""
+    if not group.learned or group.size >= _PROBED_ONCE:
+        return 1
+    return min(_MOST_PROBES, max(_LEAST_PROBES, -(-_PROBED // group.size)))
+
+
+def _told(number: int, gained: float, update: Update) -> str:
+    text = f", log marginal likelihood {gained:+,.2f} since the first" if number > 1 else ""
+    return f"{text}; variances changed by up to {100 * update.largest:.3g} %"
+
+
+def _square(squares: tuple[float, float, float], length: float) -> float:
+    """Return Σ c(θ + length·δ)² from Σcθ², Σcθδ and Σcδ²."""
+    return squares[0] + 2.0 * length * squares[1] + length * length * squares[2]
+
+
+def _starting(config: JobConfig, name: str) -> Regularization:
+    """Return a coordinate's groups with strength 1 in the place of `auto`, which says who is in which group."""
+    return regularization(_with_numbers(config, name))
+
+
+def _with_numbers(config: JobConfig, name: str) -> FixedEffect | RandomEffect:
+    """Return a coordinate with strength 1 in the place of `auto`."""
+    coordinate = config.coordinates[name]
+    assert not isinstance(coordinate, ExternalEffect)
+    groups = learned_groups(config, name)
+    if not groups:
+        return coordinate
+    given = coordinate.l2 if isinstance(coordinate.l2, dict) else {}
+    fixed = {group: value for group, value in given.items() if value != AUTO}
+    return coordinate.model_copy(update={"l2": {**fixed, **dict.fromkeys(groups, 1.0)}})
+
+
+def _prepare(config: JobConfig, prepared: Prepared, trial: int) -> Steps[_Learner]:
+    """Fit the fixed effects alone, count groups, and put the joint model together."""
+    step = CoordinateStep(STAGES, 0, trial)
+    begun: dict[str, Trained] = {}
+    for name, coordinate in config.coordinates.items():
+        own = CoordinateStep(name, 0, trial)
+        if isinstance(coordinate, ExternalEffect):
+            begun[name] = take_external_effect(prepared, own, coordinate, 0)
+        elif isinstance(coordinate, FixedEffect):
+            numbers = cast("FixedEffect", _with_numbers(config, name))
+            begun[name] = yield from train_fixed_effect(prepared, own, numbers, _inputs(prepared, begun))
+    coordinates = tuple(
+        _joint_coordinate(prepared, place, name, begun.get(name))
+        for place, name in enumerate(config.coordinates)
+        if not isinstance(config.coordinates[name], ExternalEffect)
+    )
+    regularizations = [_starting(config, of.name) for of in coordinates]
+    units = [
+        SurveyPart(
+            output="",
+            part=part,
+            regularization=regularizations[place],
+            shards=prepared.shards["train"].directories if of.design is not None else (),
+        )
+        for place, of in enumerate(coordinates)
+        for part in of.parts
+    ]
+    surveyed = yield from step.run(
+        "survey", "counting coefficients", units, rows=tuple(rows for of in coordinates for rows in of.rows)
+    )
+    results = [cast("PartSurveyed", result) for result in surveyed.results]
+    groups: list[VarianceGroup] = []
+    first_groups, position = [], 0
+    rows = sum(prepared.shards["train"].rows)
+    for place, of in enumerate(coordinates):
+        own_results = results[position : position + len(of.parts)]
+        position += len(of.parts)
+        first_groups.append(len(groups))
+        learned = learned_groups(config, of.name)
+        for number, (name, l2) in enumerate(regularizations[place].groups.items()):
+            size = sum(result.sizes[number] for result in own_results)
+            energy = fsum(result.energies[number] for result in own_results) / max(1, rows)
+            is_learned = name in learned and size > 0 and energy > 0.0
+            groups.append(
+                VarianceGroup(
+                    coordinate=of.name,
+                    name=name,
+                    size=size,
+                    l2=energy / PRIOR_SHARE if is_learned else l2,
+                    learned=is_learned,
+                )
+            )
+    system = JointSystem(
+        prepared=prepared,
+        task=config.task,
+        coordinates=coordinates,
+        inputs=_inputs(prepared, begun),
+        first_groups=tuple(first_groups),
+    )
+    return _Learner(
+        config=config,
+        trial=trial,
+        system=system,
+        components=VarianceComponents(groups),
+        free=sum(result.free for result in results),
+    )
+
+
+def _inputs(prepared: Prepared, begun: Mapping[str, Trained]) -> tuple[ShardInput, ...]:
+    """Return the training shards with the score blocks of the coordinates that have some."""
+    return tuple(
+        ShardInput(
+            shard=shard,
+            directory=directory,
+            scores=tuple(trained.scores["train"][shard] for trained in begun.values()),
+        )
+        for shard, directory in enumerate(prepared.shards["train"].directories)
+    )
+
+
+def _joint_coordinate(prepared: Prepared, place: int, name: str, begun: Trained | None) -> JointCoordinate:
+    first = place * _PARTS_OF_A_COORDINATE
+    if name in prepared.designs:
+        design = prepared.designs[name]
+        part = JointPart(number=first, index=prepared.index, design=design)
+        rows = (sum(prepared.shards["train"].rows),)
+        initial = None if begun is None else begun.part.directories[0]
+        return JointCoordinate(name, design, None, (part,), rows, initial)
+    grouping, partitions = prepared.groupings[name], prepared.partitions["train", name]
+    parts = tuple(
+        JointPart(
+            number=first + number,
+            index=prepared.index,
+            grouping=grouping,
+            partition=number,
+            partition_directory=directory,
+        )
+        for number, directory in enumerate(partitions.directories)
+    )
+    return JointCoordinate(name, None, grouping, parts, partitions.rows)
