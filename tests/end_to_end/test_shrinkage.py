@@ -14,8 +14,9 @@ import pytest
 from scipy.special import expit
 
 from gdmix_client import Client, GroupShrinkage, Job, JobState, LocalCluster, Notice
+from gdmix_core.data.byte_strings import ByteStrings
 from gdmix_core.model import open_model
-from gdmix_core.model.coefficients import read_random_effect
+from gdmix_core.model.coefficients import read_fixed_effect, read_random_effect
 
 from .jobs import digests, directory_of, told
 
@@ -155,6 +156,48 @@ def test_the_variances_are_those_of_the_exact_joint_laplace(
     (stored,) = (group for group in manifest.coordinate("per_user").shrinkage if group.name == "intercept")
     assert (stored.variance, stored.learned) == (users.variance, True)
     assert manifest.coordinate("per_user").l2 == {"default": 1.0, "intercept": users.l2}
+
+
+def test_posterior_variances_know_of_the_other_coordinates(client: Client, tmp_path: Path) -> None:
+    task = "logistic_regression"
+    rows = simulated(task, tmp_path)
+    job = document(tmp_path, tmp_path / "out", task)
+    for coordinate in job["coordinates"].values():
+        coordinate["variance"] = "full"
+    done, _ = told(client, job)
+    model = open_model(directory_of(done))
+    fixed = read_fixed_effect(model.fixed_effect("global"))
+    theta, stored = [fixed.coefficients], [fixed.variances]
+    for name, count in (("per_user", USERS), ("per_item", ITEMS)):
+        both = np.zeros((2, count))
+        for part in model.parts(name):
+            block = read_random_effect(part).block
+            ids = [int(entity) for entity in ByteStrings(block.ids_bytes, block.ids_ptr).to_list()]
+            both[:, ids] = block.coefficients, block.variances
+        theta.append(both[0])
+        stored.append(both[1])
+    user, item = rows["user_id"].to_numpy(), rows["item_id"].to_numpy()
+    design = np.zeros((len(rows), 2 + USERS + ITEMS))
+    design[:, 0], design[:, 1] = 1.0, rows["age"].to_numpy()
+    every = np.arange(len(rows))
+    design[every, 2 + user] = design[every, 2 + USERS + item] = 1.0
+    mu = expit(design @ np.concatenate(theta))
+    l2 = {name: group.l2 for name, group in groups_of(done).items()}
+    penalty = np.r_[
+        0.0, 1.0, np.full(USERS, l2["per_user.intercept"]), np.full(ITEMS, l2["per_item.intercept"])
+    ]
+    hessian = design.T @ ((mu * (1 - mu))[:, None] * design) + np.diag(penalty)
+    exactly = np.diagonal(np.linalg.inv(hessian))
+    alone = 1.0 / np.diagonal(hessian)
+    found = np.concatenate(stored)
+    # The fixed effect's own Hessian knows nothing of what users and items explain: its intercept is far less certain.
+    assert alone[0] < 0.1 * exactly[0]
+    assert found[:2] == pytest.approx(exactly[:2], rel=0.01)
+    # The others' chances cancel: what their own Hessians lack is made up for on average.
+    assert np.mean(alone[2:] / exactly[2:]) < 0.97
+    assert np.mean(found[2:] / exactly[2:]) == pytest.approx(1.0, abs=0.01)
+    assert np.mean(np.abs(found[2:] / exactly[2:] - 1.0)) < 0.04
+    assert np.all(found[2:] >= alone[2:] * (1 - 1e-3))
 
 
 def test_a_coordinate_without_variance_vanishes_and_says_so(client: Client, tmp_path: Path) -> None:

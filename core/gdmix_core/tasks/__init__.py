@@ -13,6 +13,7 @@ no versions of its own. Bulk numbers never travel in them: they lie in files, or
 from gdmix_core.tasks.files import (
     COEFFICIENTS_FILE,
     COLUMNS_FILE,
+    CROSSING_FILE,
     FEATURE_INDEX_FILE,
     ITERATE_FILE,
     LINEARISED_FILE,
@@ -146,6 +147,7 @@ from gdmix_core.tasks.wire import RESULT_OF, TASK_OF_KIND, result_from_json, tas
 __all__ = [
     "COEFFICIENTS_FILE",
     "COLUMNS_FILE",
+    "CROSSING_FILE",
     "FEATURE_INDEX_FILE",
     "ITERATE_FILE",
     "LINEARISED_FILE",

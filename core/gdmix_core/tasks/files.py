@@ -19,6 +19,7 @@ LINEARISED_FILE = "linearised.arrow"
 SYSTEM_FILE = "system.arrow"
 ITERATE_FILE = "iterate.arrow"
 STEP_FILE = "step.arrow"
+CROSSING_FILE = "crossing.arrow"
 COLUMNS_FILE = "columns.arrow"
 SPILL_PART_FILE = "store_part"
 

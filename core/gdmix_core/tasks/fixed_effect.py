@@ -66,6 +66,8 @@ class FinishFixedEffect(Task):
     """Coefficients of features that are not larger become 0."""
     initial: str | None = None
     """Directory of the model to begin with: what training left at exactly 0, being in no row, is taken from it."""
+    crossing: str | None = None
+    """Directory of the joint systems' last solution: what its variances owe to other coordinates is added."""
     regularization: Regularization | None = None
     """With it, the result says the penalty."""
 

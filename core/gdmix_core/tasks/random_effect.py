@@ -49,6 +49,8 @@ class TrainRandomEffect(Task):
     """Coefficients of features that are not larger are left out."""
     initial: str | None = None
     """Directory of the model to begin with, cut into the same partitions: what this data does not have is kept."""
+    crossing: str | None = None
+    """Directory of the joint systems' last solution: what its variances owe to other coordinates is added."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,7 @@ class JointPart:
 class JointColumn:
     """One right-hand side (`solvers.joint.right_hand_sides.Column`)."""
 
-    kind: Literal["newton", "probe", "prior"]
+    kind: Literal["newton", "probe", "prior", "diagonal"]
     group: int
     number: int
 
@@ -223,7 +223,7 @@ class SolvedColumns:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndSolve(JointTask):
-    """Take some parts' solutions: the Newton step, and sums over their groups."""
+    """Take some parts' solutions: the Newton step, sums over their groups, and posterior variances where asked for."""
 
     kind = "end_solve"
     parts: tuple[JointPart, ...]

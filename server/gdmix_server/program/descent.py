@@ -61,6 +61,8 @@ class Descent:
     """Training score blocks, by shard, that stand for a coordinate until this pass trains it."""
     shrinkage: Mapping[str, tuple[GroupShrinkage, ...]] = field(default_factory=dict)
     """What was learned of each coordinate's groups."""
+    crossing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By coordinate with posterior variances, where its parts have what these owe to other coordinates."""
 
     @property
     def best(self) -> Pass:
@@ -81,6 +83,7 @@ class Descent:
         """Train, score and measure one coordinate."""
         coordinate = self.config.coordinates[name]
         step = CoordinateStep(name, pass_number, self.trial.number)
+        crossing = self.crossing.get(name, ())
         offsets = self._inputs("train", name, self.standing)
         self.standing.pop(name, None)
         if isinstance(coordinate, ExternalEffect):
@@ -88,10 +91,10 @@ class Descent:
                 self.prepared, step, coordinate, sum(self.prepared.shards["train"].rows)
             )
         elif isinstance(coordinate, FixedEffect):
-            trained = yield from train_fixed_effect(self.prepared, step, coordinate, offsets)
+            trained = yield from train_fixed_effect(self.prepared, step, coordinate, offsets, crossing)
         else:
             trained = yield from train_random_effect(
-                self.prepared, step, coordinate, self.config.task, offsets
+                self.prepared, step, coordinate, self.config.task, offsets, crossing
             )
         yield from self.take(name, trained, pass_number)
 

@@ -24,9 +24,16 @@ from gdmix_server.state.model import CoordinateReport, FixedEffectOutcome, Fixed
 
 
 def train_fixed_effect(
-    prepared: Prepared, step: CoordinateStep, coordinate: FixedEffect, offsets: tuple[ShardInput, ...]
+    prepared: Prepared,
+    step: CoordinateStep,
+    coordinate: FixedEffect,
+    offsets: tuple[ShardInput, ...],
+    crossing: tuple[str, ...] = (),
 ) -> Steps[Trained]:
-    """Fit the generalized linear model of a fixed-effect coordinate against `offsets`."""
+    """Fit the generalized linear model of a fixed-effect coordinate against `offsets`.
+
+    `crossing` is where what its posterior variances owe to other coordinates lies.
+    """
     design, shards = prepared.designs[step.coordinate], prepared.shards["train"]
     prepare = PrepareFixedEffect(
         output="", design=design, index=prepared.index, regularization=regularization(coordinate)
@@ -60,6 +67,7 @@ def train_fixed_effect(
         has_variances=outcome.has_variances,
         sparsity_threshold=coordinate.sparsity_threshold,
         initial=prepared.initial_of(step.coordinate),
+        crossing=crossing[0] if crossing else None,
         regularization=regularization(coordinate),
     )
     finished = yield from step.run("finish", "writing coefficients", [finish], arrays=arrays)

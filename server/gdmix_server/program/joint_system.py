@@ -46,6 +46,8 @@ MOST_ITERATIONS: Final = 6
 TOLERANCE: Final = 0.2
 """Residual of all but the Newton step, in the norm of M⁻¹, relative to the right-hand side's: what the columns are
 wanted for is wrong by the third power of this (`unsolved_products`)."""
+DIAGONAL_TOLERANCE: Final = 0.02
+"""That of what is taken coefficient by coefficient, which is wrong by its second power."""
 SEED: Final = 20_260_101
 _BATCH_ROWS: Final = 50_000
 """Rows of a unit that takes several parts or shards: below, a unit's own costs would be most of it."""
@@ -132,6 +134,7 @@ class JointSystem:
 
     Attributes:
         coordinates: of the model.
+        first_groups: by coordinate, the number of its first group in the model.
     """
 
     def __init__(
@@ -154,7 +157,7 @@ class JointSystem:
         self.coordinates = coordinates
         self._loss = int(Loss.from_task(task))
         self._inputs = inputs
-        self._first_groups = first_groups
+        self.first_groups = first_groups
         self._dense = tuple(
             of.name
             for of in coordinates
@@ -226,7 +229,7 @@ class JointSystem:
             tuple(
                 max(newton_tolerance**2 * target, negligible)
                 if column.kind == "newton"
-                else TOLERANCE**2 * target
+                else (DIAGONAL_TOLERANCE if column.kind == "diagonal" else TOLERANCE) ** 2 * target
                 for column, target in zip(columns, targets, strict=True)
             ),
             trusted=frozenset(
@@ -273,6 +276,11 @@ class JointSystem:
             for of in self.coordinates
         }
 
+    def folders_by_coordinate(self, solved: Solved) -> dict[str, tuple[str, ...]]:
+        """Return the folders of each coordinate's parts."""
+        parts = self._columns_of(solved.folders)
+        return {of.name: part.directories for of, part in zip(self.coordinates, parts, strict=True)}
+
     def forget(self, folders: Iterable[str]) -> None:
         """Have the directories of these folders removed by the units of the next stage."""
         self._obsolete.extend(dict.fromkeys(folder.rpartition("/")[0] for folder in folders))
@@ -292,7 +300,7 @@ class JointSystem:
                 output="",
                 parts=_cut(self._parts, batch),
                 regularization=regularizations[batch.place],
-                first_group=self._first_groups[batch.place],
+                first_group=self.first_groups[batch.place],
                 columns=columns,
                 seed=SEED,
                 linearised=point.folders,

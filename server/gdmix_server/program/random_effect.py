@@ -33,8 +33,12 @@ def train_random_effect(
     coordinate: RandomEffect,
     task: str,
     inputs: tuple[ShardInput, ...],
+    crossing: tuple[str, ...] = (),
 ) -> Steps[Trained]:
-    """Fit the models of all entities of a random-effect coordinate against the scores in `inputs`."""
+    """Fit the models of all entities of a random-effect coordinate against the scores in `inputs`.
+
+    `crossing` is where, by partition, lies what posterior variances owe to other coordinates.
+    """
     grouping, shards = prepared.groupings[step.coordinate], prepared.shards["train"]
     partitions = prepared.partitions["train", step.coordinate]
     if not sum(partitions.entities):
@@ -65,6 +69,7 @@ def train_random_effect(
             offsets=offsets.directories,
             sparsity_threshold=coordinate.sparsity_threshold,
             initial=prepared.initial_of(step.coordinate),
+            crossing=crossing[partition] if crossing else None,
         )
         for partition, directory in enumerate(partitions.directories)
     ]

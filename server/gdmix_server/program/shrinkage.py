@@ -60,6 +60,10 @@ _PROBED: Final = 2000
 """Random signs that a group gets, over all of its probes."""
 _LEAST_PROBES: Final = 1
 _MOST_PROBES: Final = 8
+_SIGNS_OF_VARIANCES: Final = 20_000
+"""Random signs that posterior variances are estimated from, over all coefficients of a coordinate and all columns:"""
+_DIAGONALS: Final = (8, 64)
+"""so few and so many columns. What their mean has in common weighs less, the more coefficients there are."""
 _BACKTRACKS: Final = 12
 _PARTS_OF_A_COORDINATE: Final = 1 << 20
 _ROUNDING: Final = 1e-10
@@ -74,11 +78,13 @@ class LearnedShrinkage:
     Attributes:
         config: the job's, with numbers in the place of `auto`.
         standing: training score blocks of every trained coordinate at the joint optimum, by shard.
+        crossing: by coordinate with posterior variances, where its parts have what these owe to other coordinates.
         groups: by coordinate, what to report of its groups.
     """
 
     config: JobConfig
     standing: Blocks
+    crossing: Blocks
     groups: Mapping[str, tuple[GroupShrinkage, ...]]
 
 
@@ -92,7 +98,7 @@ def learn_shrinkage(config: JobConfig, prepared: Prepared, trial: int) -> Steps[
     learner = yield from _prepare(config, prepared, trial)
     yield from learner.run()
     standing = yield from learner.scores()
-    return LearnedShrinkage(learner.resolved_config(), standing, learner.report())
+    return LearnedShrinkage(learner.resolved_config(), standing, learner.crossing(), learner.report())
 
 
 @dataclass(slots=True)
@@ -186,6 +192,14 @@ class _Learner:
         assert self.solved is not None
         return (yield from self.system.write_scores(self._step(MOST_ROUNDS + 1), self.solved))
 
+    def crossing(self) -> Blocks:
+        """Return where the parts of coordinates with posterior variances have what these owe to the others."""
+        assert self.solved is not None
+        if not any(column.kind == "diagonal" for column in self.solved.columns):
+            return {}
+        folders = self.system.folders_by_coordinate(self.solved)
+        return {of.name: folders[of.name] for of in self.system.coordinates if self._has_variances(of.name)}
+
     def resolved_config(self) -> JobConfig:
         """Return the config with the strengths found in the place of `auto`."""
         coordinates = dict(self.config.coordinates)
@@ -228,6 +242,10 @@ class _Learner:
             for number, group in enumerate(groups):
                 if group.size and not group.learned and not group.vanished:
                     yield JointColumn(kind="probe", group=number, number=0)
+            for of, first_group in zip(self.system.coordinates, self.system.first_groups, strict=True):
+                if self._has_variances(of.name):
+                    for number in range(self._diagonals(of.name)):
+                        yield JointColumn(kind="diagonal", group=first_group, number=number)
             return
         for number in self.components.learned:
             for probe in range(_probes(groups[number])):
@@ -313,6 +331,16 @@ class _Learner:
             group = self.components.groups[number]
             if not group.learned and not group.vanished:
                 group.effective = effective_coefficients(group, _trace(sums))
+
+    def _has_variances(self, name: str) -> bool:
+        """Whether posterior variances are wanted that know of other coordinates."""
+        coordinate = self.config.coordinates[name]
+        return not isinstance(coordinate, ExternalEffect) and coordinate.variance == "full"
+
+    def _diagonals(self, name: str) -> int:
+        size = sum(group.size for group in self.components.groups if group.coordinate == name)
+        fewest, most = _DIAGONALS
+        return min(most, max(fewest, -(-_SIGNS_OF_VARIANCES // max(1, size))))
 
     def _tell_vanished(self, update: Update) -> Steps[None]:
         for group in update.vanished:

@@ -69,7 +69,7 @@ def _descend(config: JobConfig, prepared: Prepared, trial: Trial) -> Steps[Desce
     if learns(config):
         learned = yield from learn_shrinkage(config, prepared, trial.number)
         descent.config, descent.shrinkage = learned.config, learned.groups
-        descent.standing = dict(learned.standing)
+        descent.standing, descent.crossing = dict(learned.standing), learned.crossing
         config = learned.config
     if config.passes == "until_converged":
         yield from descend_until_converged(descent)

@@ -17,6 +17,7 @@ from gdmix_core.solvers.losses import Loss, ridge_penalty
 from gdmix_core.solvers.summation_tree import owned_nodes, subtree_sum
 from gdmix_core.tasks import (
     COEFFICIENTS_FILE,
+    CROSSING_FILE,
     ROWS_FILE,
     SCORES_FILE,
     THETA_FILE,
@@ -79,6 +80,8 @@ def finish(task: FinishFixedEffect, context: TaskContext) -> FixedEffectFinished
 
     theta = context.pull("theta").copy()
     variances = context.pull("variances") if task.has_variances else None
+    if variances is not None and task.crossing is not None:
+        variances = variances + read_segment(Path(task.crossing) / CROSSING_FILE)["crossing"]
     index = feature_index_of(task.index)
     bags, names, terms = index.coordinate_names(task.design.bags, task.design.intercept)
     if len(bags) != len(theta):

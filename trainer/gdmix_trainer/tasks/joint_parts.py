@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from gdmix_core.data.array_file import read_segment, write_arrays
 from gdmix_core.tasks import (
+    CROSSING_FILE,
     ITERATE_FILE,
     STEP_FILE,
     SYSTEM_FILE,
@@ -117,6 +118,7 @@ def _begin(task: BeginSolve, number: int, context: TaskContext) -> Float64Array:
         scale=groups.scale,
         group=np.where(groups.number >= 0, groups.number + task.first_group, -1).astype(np.int32),
         part=task.parts[number].number,
+        first_group=task.first_group,
     )
     wanted = right_hand_sides(coefficients, _columns(task.columns), task.seed)
     blockwise = preconditioner.solve(wanted)
@@ -157,7 +159,7 @@ def _advance(task: AdvanceSolve, number: int, context: TaskContext) -> tuple[Flo
 def _end(task: EndSolve, number: int, context: TaskContext) -> SolveEnded:
     """Take one part's solutions."""
     from gdmix_core.solvers.joint.conjugate_gradients import column_sums
-    from gdmix_core.solvers.joint.right_hand_sides import group_sums, unsolved_products
+    from gdmix_core.solvers.joint.right_hand_sides import crossing_diagonal, group_sums, unsolved_products
 
     part = read_part(task.parts[number])
     columns = _columns(task.columns)
@@ -176,10 +178,12 @@ def _end(task: EndSolve, number: int, context: TaskContext) -> SolveEnded:
     step = x[:, 0].astype(np.float64)
     warm = preconditioner.multiply(x.astype(np.float64)).astype(np.float32)
     output = folder(task.output, number)
-    write_arrays(
-        output / STEP_FILE,
-        [{"theta": coefficients.theta, "step": step, "warm": warm.reshape(-1)}],
-    )
+    write_arrays(output / STEP_FILE, [{"theta": coefficients.theta, "step": step, "warm": warm.reshape(-1)}])
+    if asked := [k for k, column in enumerate(columns) if _asks_diagonal(column, coefficients)]:
+        crossing = crossing_diagonal(
+            np.ascontiguousarray(system.wanted[:, asked]), x[:, asked], u[:, asked], preconditioner
+        )
+        write_arrays(output / CROSSING_FILE, [{"crossing": crossing}])
     part.write_columns(output, np.stack([step, coefficients.theta + step], axis=1))
     decrement = column_sums(-coefficients.gradient[:, None], step[:, None])
     return SolveEnded(
@@ -238,7 +242,7 @@ def _write_system(
                 "l2": of.l2,
                 "scale": of.scale,
                 "group": of.group,
-                "part": np.array([of.part]),
+                "part": np.array([of.part, of.first_group]),
                 "kind": blocks.kind,
                 "factor_ptr": blocks.factor_ptr,
                 "factor": blocks.factor,
@@ -269,6 +273,7 @@ def _read_system(directory: str, part: Part, columns: int) -> _System:
     coefficients = Coefficients(
         **{name: held[name] for name in ("theta", "gradient", "l2", "scale", "group")},
         part=int(held["part"][0]),
+        first_group=int(held["part"][1]),
     )
     blocks = Blocks(**{name: held[name] for name in Blocks._fields})
     preconditioner = BlockPreconditioner(part.design, blocks, held["inverse_diagonal"])
@@ -290,6 +295,10 @@ def _columns_of(matrix: Float32Array, held: Sequence[int], wanted: Sequence[int]
     if held == wanted:
         return matrix
     return np.ascontiguousarray(matrix[:, [held.index(column) for column in wanted]])
+
+
+def _asks_diagonal(column: Column, of: Coefficients) -> bool:
+    return column.kind == "diagonal" and column.group == of.first_group
 
 
 def _columns(columns: Sequence[JointColumn]) -> list[Column]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from gdmix_core.data.array_file import read_segment
 from gdmix_core.data.partitions import TrainingPartition, read_partition, read_scoring_partition
 from gdmix_core.data.score_blocks import write_score_block
 from gdmix_core.data.scores import (
@@ -23,6 +24,7 @@ from gdmix_core.solvers.entity_status import EntityStatus
 from gdmix_core.solvers.losses import Loss, ridge_penalty
 from gdmix_core.tasks import (
     COEFFICIENTS_FILE,
+    CROSSING_FILE,
     OFFSETS_FILE,
     PARTITION_FILE,
     ROWS_FILE,
@@ -83,6 +85,8 @@ def train(task: TrainRandomEffect, context: TaskContext) -> RandomEffectTrained:
         task.grouping.bags or (), task.grouping.intercept, task.regularization
     )
     solutions.coefficients[gone[partition.features]] = 0.0
+    if task.crossing is not None and solutions.variances is not None:
+        solutions.variances += read_segment(Path(task.crossing) / CROSSING_FILE)["crossing"]
     model = PartitionModel.of(partition, solutions, task.sparsity_threshold, previous)
     write_random_effect(output / COEFFICIENTS_FILE, model.stored)
     scores = linear_predictor(problems, model.local)

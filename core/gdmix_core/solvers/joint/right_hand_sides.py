@@ -1,9 +1,11 @@
 """What the joint Hessian's systems are solved for, and what their solutions say of each group of coefficients.
 
-Three sorts of columns: the Newton step, −g; seeded random signs on one group's coefficients, whose products with
+Four sorts of columns: the Newton step, −g; seeded random signs on one group's coefficients, whose products with
 their solutions estimate the trace of the group's posterior variances (M. F. Hutchinson, "A stochastic estimator
 of the trace of the influence matrix", Commun. Stat. 18, 1989); and one group's prior gradient, from which the
-average information about variances comes (`variance_components`).
+average information about variances comes (`variance_components`); and random signs on a whole coordinate, which tell
+the posterior variance of each of its coefficients (C. Bekas, E. Kokiopoulou, Y. Saad, "An estimator for the diagonal
+of a matrix", Appl. Numer. Math. 57, 2007).
 
 Hutchinson's estimator is applied to H⁻¹ − M⁻¹ alone, and to one group at a time: the blocks' own share tr(M⁻¹) is
 known, so that only what crosses entities is left to chance.
@@ -19,12 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 from gdmix_core.solvers.joint.conjugate_gradients import column_sums
+from gdmix_core.solvers.joint.preconditioner import BlockPreconditioner
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 Int32Array = npt.NDArray[np.int32]
 
-ColumnKind = Literal["newton", "probe", "prior"]
+ColumnKind = Literal["newton", "probe", "prior", "diagonal"]
 _MULTIPLIERS: Final = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 _INCREMENT: Final = np.uint64(0x9E3779B97F4A7C15)
 
@@ -35,8 +38,9 @@ class Column:
 
     Attributes:
         kind: what it is.
-        group: of the coefficients that it covers; −1 for the Newton step, which covers all.
-        number: of a probe, among those of its group.
+        group: of the coefficients that it covers; −1 for the Newton step, which covers all. A diagonal's is the first
+            group of the coordinate that it covers.
+        number: of a probe, among those of its group, or of a diagonal.
     """
 
     kind: ColumnKind
@@ -55,6 +59,7 @@ class Coefficients:
         scale: float64[C], what a group's l2 is multiplied by (`scale: standard`).
         group: int32[C]; −1 where nothing is estimated: unregularised, or of an entity without a part in the model.
         part: a number that no other part of the model has.
+        first_group: number of the coordinate's first group.
     """
 
     theta: Float64Array
@@ -63,6 +68,7 @@ class Coefficients:
     scale: Float64Array
     group: Int32Array
     part: int
+    first_group: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +96,10 @@ def right_hand_sides(of: Coefficients, columns: Sequence[Column], seed: int) -> 
     for k, column in enumerate(columns):
         if column.kind == "newton":
             out[:, k] = -of.gradient
+            continue
+        if column.kind == "diagonal":
+            if column.group == of.first_group:
+                out[:, k] = _signs(seed, of.part, column.number, np.arange(of.theta.size))
             continue
         inside = np.flatnonzero(of.group == column.group)
         if column.kind == "probe":
@@ -149,6 +159,29 @@ def group_sums(
     return tuple(found)
 
 
+def crossing_diagonal(
+    right_hand_side: npt.NDArray[np.floating],
+    solution: npt.NDArray[np.floating],
+    correction: npt.NDArray[np.floating],
+    preconditioner: BlockPreconditioner,
+) -> Float64Array:
+    """Estimate diag(H⁻¹) − diag(M⁻¹), what a part's posterior variances owe to all other coordinates.
+
+    That is the mean of v∘(H⁻¹ − M⁻¹)v over random signs v, and never negative.
+
+    Args:
+        right_hand_side: float[C, K], diagonal columns v.
+        solution: float[C, K], about H⁻¹·v.
+        correction: float[C, K], M⁻¹ times what the solutions leave.
+        preconditioner: M.
+
+    Returns:
+        float64[C].
+    """
+    crossing = solution + correction - preconditioner.solve(right_hand_side.astype(np.float64))
+    return np.asarray(np.maximum(0.0, (right_hand_side * crossing).mean(axis=1)))
+
+
 def unsolved_products(
     columns: Sequence[Column], x: Float32Array, r: Float32Array, u: Float32Array
 ) -> tuple[tuple[float, ...], ...]:
@@ -163,13 +196,13 @@ def unsolved_products(
 
     Returns:
         One row a column: of a probe, the product with itself; of a prior gradient, with every prior gradient; of the
-        Newton step, nothing.
+        others, nothing.
     """
     priors = [k for k, column in enumerate(columns) if column.kind == "prior"]
     own = column_sums(x, r) + column_sums(r, u)
     found: list[tuple[float, ...]] = []
     for k, column in enumerate(columns):
-        if column.kind == "newton":
+        if column.kind in ("newton", "diagonal"):
             found.append(())
         elif column.kind == "probe":
             found.append((float(own[k]),))

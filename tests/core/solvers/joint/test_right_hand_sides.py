@@ -12,6 +12,7 @@ from gdmix_core.solvers.joint.right_hand_sides import (
     Coefficients,
     Column,
     GroupSums,
+    crossing_diagonal,
     group_sums,
     right_hand_sides,
     unsolved_products,
@@ -264,3 +265,30 @@ def test_no_residual_adds_nothing(problem: Problem) -> None:
     x = np.ones((4, 4), np.float32)
     nothing = np.zeros((4, 4), np.float32)
     assert unsolved_products(columns, x, nothing, nothing) == ((), (0.0,), (0.0, 0.0), (0.0, 0.0))
+
+
+def test_diagonals_average_to_what_other_coordinates_add_to_variances(problem: Problem) -> None:
+    parts, H, blocks, of_parts = problem
+    of_parts = [replace(of, first_group=place) for place, of in enumerate(of_parts)]
+    columns = [NEWTON, *(Column(kind="diagonal", group=1, number=k) for k in range(3000))]
+    b = stacked(of_parts, columns)
+    assert not cut(parts, b)[0][:, 1:].any()
+    assert np.all(np.abs(cut(parts, b)[1][:, 1:]) == 1.0)
+    x = np.linalg.solve(H, b)
+    own, solution = cut(parts, b)[1][:, 1:], cut(parts, x)[1][:, 1:]
+    found = crossing_diagonal(own, solution, np.zeros_like(own), blocks[1])
+    first = parts[0].design.coefficients
+    inside = slice(first, first + parts[1].design.coefficients)
+    expected = np.diag(np.linalg.inv(H) - inverse_of_blocks(blocks))[inside]
+    assert np.all(found >= 0.0)
+    np.testing.assert_allclose(found, expected, atol=0.1 * expected.max())
+
+
+def test_diagonals_are_corrected_by_what_the_solutions_leave(problem: Problem) -> None:
+    _, _, blocks, of_parts = problem
+    columns = [Column(kind="diagonal", group=0, number=k) for k in range(4)]
+    own = right_hand_sides(of_parts[0], columns, 1)
+    short = np.full_like(own, 0.25)
+    solved = blocks[0].solve(own) + own
+    assert crossing_diagonal(own, solved, np.zeros_like(own), blocks[0]) == pytest.approx(1.0)
+    assert crossing_diagonal(own, solved - short, short, blocks[0]) == pytest.approx(1.0)
