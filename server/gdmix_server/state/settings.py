@@ -30,6 +30,8 @@ class MachineSettings:
     """A unit that failed this often fails its job."""
     deaths: int = 3
     """A unit that took this many workers down is quarantined: its job fails."""
+    gang_join_seconds: float = 60.0
+    """A gang whose members have not all said where they listen by then has failed, and begins again."""
     workers_wait_seconds: float = 60.0
     """A job that wants a worker fails when none is connected for this long."""
     progress_seconds: float = 0.25
