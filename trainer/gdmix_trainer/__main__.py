@@ -60,6 +60,7 @@ async def _run(options: argparse.Namespace, link: ParentLink) -> bool:
         name=options.name,
         data_roots=options.data_root,
         link=link,
+        advertise_host=options.advertise_host,
     )
     await worker.run()
     return worker.busy
@@ -105,6 +106,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=[],
         metavar="DIRECTORY",
         help="touch files only below this directory (repeatable; default: anywhere)",
+    )
+    add(
+        "--advertise-host",
+        default="127.0.0.1",
+        metavar="HOST",
+        help="where workers on other machines reach this one, for fixed effects that several workers train "
+        "together (default: 127.0.0.1, for workers of one machine); what they say is neither encrypted nor "
+        "authenticated",
     )
     add("--parent-fd", type=int, metavar="FD", help="inherited descriptor of the parent process")
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"))

@@ -123,15 +123,20 @@ class GangResults:
         self, grant: Grant, effects: Effects, error_code: str, message: str, *, retryable: bool
     ) -> None:
         """Count a member's failure: another attempt of the gang, or the end of the job."""
+        run = grant.run
+        assert isinstance(run, GangRun)
+        leaving = next((member for member in self._leases.of_run(run) if self._is_leaving(member)), None)
         self._leases.release(grant)
         effects.add(Acknowledge(worker_id=grant.worker_id, lease=grant.lease, accepted=False))
-        if retryable:
+        if not retryable:
+            grant.unit.failures += 1
+            self._recall(grant.job, run, effects)
+            self._jobs.fail(grant.job, effects, error_code, message)
+        elif leaving is not None:
+            # The others fail when the member of a worker that was told to end stops.
+            self._begin_again(leaving, run, effects)
+        else:
             self._fail(grant, effects, error_code, f"failed: {message}", died=False)
-            return
-        grant.unit.failures += 1
-        assert isinstance(grant.run, GangRun)
-        self._recall(grant.job, grant.run, effects)
-        self._jobs.fail(grant.job, effects, error_code, message)
 
     def lost(self, grant: Grant, effects: Effects, reason: str) -> None:
         """Begin a gang again whose member went with its worker; one that was leaving is not to blame.
@@ -141,8 +146,7 @@ class GangResults:
             effects: Where it goes.
             reason: What happened to the worker, as the end of a sentence that begins with its name.
         """
-        worker = self._cluster.get(grant.worker_id)
-        if worker is not None and worker.draining:
+        if self._is_leaving(grant):
             self.put_back(grant, effects)
         elif self._leases.of_lease(grant.lease) is not None:
             self._fail(grant, effects, JobFailed.code, reason, died=True)
@@ -151,13 +155,20 @@ class GangResults:
         """Begin a gang again that nobody is to blame for."""
         run = grant.run
         assert isinstance(run, GangRun)
-        if self._leases.of_lease(grant.lease) is None:
-            return
-        self._recall(grant.job, run, effects)
-        text = f"{_gang(run)} begins again: worker {grant.worker_id} no longer has member {grant.unit.number}"
-        grant.job.notice(effects, text)
+        if self._leases.of_lease(grant.lease) is not None:
+            self._begin_again(grant, run, effects)
 
     # ---- beginning again ---------------------------------------------------------------------------------
+
+    def _is_leaving(self, grant: Grant) -> bool:
+        worker = self._cluster.get(grant.worker_id)
+        return worker is not None and worker.draining
+
+    def _begin_again(self, gone: Grant, run: GangRun, effects: Effects) -> None:
+        """Call all members back because of one that nobody is to blame for."""
+        self._recall(gone.job, run, effects)
+        text = f"{_gang(run)} begins again: worker {gone.worker_id} no longer has member {gone.unit.number}"
+        gone.job.notice(effects, text)
 
     def _fail(self, grant: Grant, effects: Effects, error_code: str, reason: str, *, died: bool) -> None:
         """Count an attempt of the gang as failed by one member; the last one allowed fails the job."""
@@ -170,6 +181,7 @@ class GangResults:
         else:
             unit.failures += 1
             run.avoided = grant.worker_id
+        run.failed_at = effects.now
         self._recall(job, run, effects)
         limit = self._settings.attempts
         if run.failures < limit:

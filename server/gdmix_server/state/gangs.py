@@ -16,6 +16,7 @@ class GangRun(UnitsRun):
         addresses: where members listen, by rank; of this attempt.
         results: what members brought, as a result and as JSON, by rank; they count when all are there.
         avoided: worker where a member failed last: others are taken if there are enough.
+        failed_at: when an attempt failed last; workers that were not heard of since may be what it failed of.
         told_short: whether people know that it wants more slots than there are.
     """
 
@@ -25,6 +26,7 @@ class GangRun(UnitsRun):
         self.addresses: dict[int, str] = {}
         self.results: dict[int, tuple[TaskResult, str]] = {}
         self.avoided = ""
+        self.failed_at = 0.0
         self.told_short = False
         if any(unit.lease is None for unit in self.units):
             self.recall()

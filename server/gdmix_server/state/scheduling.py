@@ -100,7 +100,9 @@ class Scheduler:
 
     def _serve_gang(self, job: Job, run: GangRun, effects: Effects) -> bool:
         """Hand out a whole gang; return False when it has to wait."""
-        workers = self._cluster.spread(run.size, job.row.fingerprint, run.avoided)
+        workers = self._cluster.spread(
+            run.size, job.row.fingerprint, avoided=run.avoided, heard_since=run.failed_at
+        )
         if not workers:
             return False
         run.told_short = False

@@ -24,8 +24,9 @@ class MachineSettings:
     """A connected worker that was silent for this long has lost its units."""
     reconnect_seconds: float = 3.0
     """How long a worker may take to come back after its session broke."""
-    restart_grace_seconds: float = 5.0
-    """After a restart, leases of before are held this long for workers that announce them."""
+    restart_grace_seconds: float = 7.0
+    """After a restart, leases of before are held this long for workers that announce them; longer than the 5 s that
+    a worker waits at most between two tries."""
     attempts: int = 3
     """A unit that failed this often fails its job."""
     deaths: int = 3

@@ -174,7 +174,7 @@ class Cluster:
                 return worker
         return None
 
-    def spread(self, members: int, fingerprint: str, avoided: str) -> list[Worker]:
+    def spread(self, members: int, fingerprint: str, *, avoided: str, heard_since: float) -> list[Worker]:
         """Return a worker with a free slot for each member of a gang, empty when there are too few.
 
         Members go to as many different workers as there are: with fewer workers than members, some get several.
@@ -183,6 +183,7 @@ class Cluster:
             members: How many.
             fingerprint: Numerics that are preferred.
             avoided: Worker that is taken last.
+            heard_since: Workers that were not heard of since then are not taken.
         """
         order = {name: place for place, name in enumerate(self._by_preference(fingerprint))}
 
@@ -190,7 +191,10 @@ class Cluster:
             info, load = worker.info, len(worker.fences)
             return (worker.worker_id == avoided, order[info.fingerprint], load / info.threads, worker.number)
 
-        free = sorted((worker for worker in self.usable_workers() if worker.available), key=preference)
+        free = sorted(
+            (worker for worker in self.usable_workers() if worker.available and worker.heard >= heard_since),
+            key=preference,
+        )
         if len(free) < min(members, len(self._present)):
             return []
         chosen: list[Worker] = []

@@ -340,6 +340,23 @@ def test_who_fails_because_of_another_names_the_other(by_hand, three):
     assert sum(three.unit(rank, "fit").failures + three.unit(rank, "fit").deaths for rank in range(3)) == 1
 
 
+def test_after_a_failure_only_workers_that_are_heard_of_take_part(by_hand, three):
+    """A dead machine's peers fail before it is known to be dead: it must not take the next attempt down too."""
+    first, *_ = joined(three)
+    three.now += 0.5
+    three.fail(first, "connection reset by peer")
+    three.connect("d")
+    assert not three.out
+    three.now += 0.5
+    three.beat("a")
+    assert not three.out  # b and c may yet be heard of, or missed
+    three.beat("b")
+    three.disconnect("c")
+    three.wait(3.1, "a", "b", "d")
+    assert sorted(workers_of(three)) == ["a", "b", "d"]
+    assert sum(three.unit(rank, "fit").failures + three.unit(rank, "fit").deaths for rank in range(3)) == 1
+
+
 def test_a_gang_that_fails_three_times_fails_the_job_by_names_and_reasons(by_hand, three):
     three.fail(three.members()[0], "no memory")
     three.restart()
@@ -377,12 +394,16 @@ def test_a_failure_that_would_come_again_fails_the_job_at_once(by_hand, three):
     assert not three.out
 
 
-def test_a_worker_that_leaves_takes_the_gang_along_without_blame(by_hand, three):
-    joined(three)
+@pytest.mark.parametrize("noticed_by", ["its peer", "the coordinator"])
+def test_a_worker_that_leaves_takes_the_gang_along_without_blame(by_hand, three, noticed_by):
+    first, *_ = joined(three)
     three.drain("b")
     assert len(three.out) == 3  # it may still finish
-    three.disconnect("b")
-    batch = three.wait(3.1, "a", "c")
+    if noticed_by == "its peer":
+        batch = three.fail(first, "connection reset by peer")
+    else:
+        three.disconnect("b")
+        batch = three.wait(3.1, "a", "c")
     assert "the gang of 3 of stage 'fit' begins again: worker b no longer has member 1" in by_hand.notices(
         batch
     )
@@ -445,7 +466,7 @@ def test_a_gang_whose_members_are_not_all_announced_begins_again(by_hand, three,
     three.restart()
     for sent in members[:2]:
         three.connect(sent.worker_id, held=[sent.lease])
-    batch = three.wait(5.1, "a", "b") if missing == "stays away" else three.connect("c")
+    batch = three.wait(7.1, "a", "b") if missing == "stays away" else three.connect("c")
     revoked = by_hand.of(RevokeLease, batch)
     assert [one.lease for one in revoked] == [sent.lease for sent in members]
     assert "the gang of 3 of stage 'fit' begins again: worker c no longer has member 2" in by_hand.notices(
@@ -464,7 +485,7 @@ def test_a_restored_gang_that_does_not_meet_begins_again(by_hand, three):
         three.connect(sent.worker_id, held=[sent.lease])
     for sent in members[:2]:
         three.join(sent)
-    three.wait(66, "a", "b", "c")
+    three.wait(68, "a", "b", "c")
     assert three.unit(2, "fit").failures == 1
 
 
