@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 from gdmix_core.errors import Unavailable
@@ -101,7 +102,11 @@ class Scheduler:
     def _serve_gang(self, job: Job, run: GangRun, effects: Effects) -> bool:
         """Hand out a whole gang; return False when it has to wait."""
         workers = self._cluster.spread(
-            run.size, job.row.fingerprint, avoided=run.avoided, heard_since=run.failed_at
+            run.size,
+            job.row.fingerprint,
+            avoided=run.avoided,
+            heard_since=run.failed_at,
+            full=self._full_of_gangs(),
         )
         if not workers:
             return False
@@ -111,6 +116,15 @@ class Scheduler:
         self._jobs.await_gang(job, effects)
         self._jobs.progressed(job, effects)
         return True
+
+    def _full_of_gangs(self) -> set[str]:
+        """Return the workers whose every slot a gang has, which may be for hours."""
+        runs = (job.run for job in self._jobs.active)
+        members = Counter(
+            unit.worker_id for run in runs if isinstance(run, GangRun) for unit in run.running.values()
+        )
+        workers = ((self._cluster.get(name), count) for name, count in members.items())
+        return {worker.worker_id for worker, count in workers if worker and count >= worker.info.threads}
 
     def _serve(self, job: Job, run: UnitStageRun | FixedEffectRun, effects: Effects) -> None:
         if isinstance(run, FixedEffectRun) and run.wants_plan:

@@ -174,7 +174,9 @@ class Cluster:
                 return worker
         return None
 
-    def spread(self, members: int, fingerprint: str, *, avoided: str, heard_since: float) -> list[Worker]:
+    def spread(
+        self, members: int, fingerprint: str, *, avoided: str, heard_since: float, full: Collection[str]
+    ) -> list[Worker]:
         """Return a worker with a free slot for each member of a gang, empty when there are too few.
 
         Members go to as many different workers as there are: with fewer workers than members, some get several.
@@ -184,6 +186,7 @@ class Cluster:
             fingerprint: Numerics that are preferred.
             avoided: Worker that is taken last.
             heard_since: Workers that were not heard of since then are not taken.
+            full: Workers that will have no slot for long; the others that have none now are waited for.
         """
         order = {name: place for place, name in enumerate(self._by_preference(fingerprint))}
 
@@ -191,11 +194,9 @@ class Cluster:
             info, load = worker.info, len(worker.fences)
             return (worker.worker_id == avoided, order[info.fingerprint], load / info.threads, worker.number)
 
-        free = sorted(
-            (worker for worker in self.usable_workers() if worker.available and worker.heard >= heard_since),
-            key=preference,
-        )
-        if len(free) < min(members, len(self._present)):
+        usable = (worker for worker in self.usable_workers() if worker.heard >= heard_since)
+        free = sorted((worker for worker in usable if worker.available), key=preference)
+        if len(free) < min(members, len(self._present.difference(full))):
             return []
         chosen: list[Worker] = []
         taken = 0

@@ -266,7 +266,8 @@ class Drive:
                         del self.out[lease.fence]
                 case StartGang(lease=lease, addresses=addresses):
                     assert len(addresses) == self.out[lease.fence].gang_size
-                    assert self.machine.is_current(lease)
+                    revoked = {one.lease for one in batch if isinstance(one, RevokeLease)}
+                    assert self.machine.is_current(lease) or lease in revoked
                 case DeleteJob(job_id=job_id):
                     self._forget(job_id)
                 case Emit(event=event):

@@ -168,6 +168,32 @@ def test_members_share_a_worker_only_when_there_are_fewer_workers(by_hand):
     assert workers_of(drive) == ["a", "a"]
 
 
+def test_a_worker_that_another_gang_has_is_not_waited_for(by_hand):
+    """It would be for hours; one that runs a unit has a slot again soon."""
+
+    def program(job):
+        yield by_hand.units("only", 1) if job.job_id == "unit" else by_hand.gang("fit", 2)
+
+    drive = by_hand.Drive(program)
+    drive.connect("a")
+    drive.connect("b")
+    drive.submit("first")
+    drive.connect("c")
+    drive.now += 1
+    drive.submit("unit")
+    assert [sent.lease.job_id for sent in drive.sent_to("c")] == ["unit"]
+    drive.now += 1
+    drive.submit("second")
+    drive.connect("d", threads=2)
+    assert not drive.members("second")
+    drive.finish(drive.sent_to("c")[0])
+    assert workers_of(drive, "second") == ["c", "d"]
+    drive.now += 1
+    drive.submit("third")
+    drive.connect("e", threads=2)
+    assert workers_of(drive, "third") == ["e", "d"]
+
+
 # ---- joining ---------------------------------------------------------------------------------------------
 
 
