@@ -20,6 +20,7 @@ RING = Path(__file__).with_name("ring.py")
 SIZE = 3
 SUM = "[(0, 111), (1, 111), (2, 111)]"
 PATIENCE_SECONDS = 120.0
+OTHER_HOST = "127.0.0.2"
 
 
 class RingCluster:
@@ -43,9 +44,10 @@ class RingCluster:
         self.port = self.coordinator.wait_for("ready", PATIENCE_SECONDS)["port"]
 
     def add(self, *names: str) -> None:
-        """Start workers."""
+        """Start workers; `c` is reached at another address of this machine."""
         for name in names:
             arguments = ["worker", "--coordinator", self.address, "--threads", "1", "--name", name]
+            arguments += ["--advertise-host", OTHER_HOST] if name == "c" else []
             self.workers[name] = self._process(name, *arguments)
         for name in names:
             self.workers[name].wait_for("ready", PATIENCE_SECONDS)
@@ -124,6 +126,8 @@ def test_members_find_each_other_and_are_shown(ring: RingCluster, tmp_path: Path
     progress = job.until_members_run()
     assert {member.worker_id for member in progress.members} == {"a", "b", "c"}
     assert len({member.address for member in progress.members}) == SIZE
+    hosts = {member.worker_id: member.address.rpartition(":")[0] for member in progress.members}
+    assert hosts == {"a": "127.0.0.1", "b": "127.0.0.1", "c": OTHER_HOST}
     shown = CliRunner().invoke(app, ["jobs", "show", job.job_id, "--coordinator", ring.address])
     assert "sum in a ring: 0/3 members finished" in shown.stdout
     lines = [line[11:].split() for line in shown.stdout.splitlines() if "running   127" in line]

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING  # noqa: E402
 from gdmix_core.errors import GdmixError, UsageError  # noqa: E402
 from gdmix_core.logs import configure_logging  # noqa: E402
 from gdmix_core.parent_link import ParentLink  # noqa: E402
+from gdmix_trainer.gang import LOOPBACK  # noqa: E402
 
 if TYPE_CHECKING:
     from gdmix_trainer.rpc import Endpoint
@@ -109,10 +110,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add(
         "--advertise-host",
-        default="127.0.0.1",
+        default=LOOPBACK,
         metavar="HOST",
         help="where workers on other machines reach this one, for fixed effects that several workers train "
-        "together (default: 127.0.0.1, for workers of one machine); what they say is neither encrypted nor "
+        "together (default: %(default)s, for workers of one machine); what they say is neither encrypted nor "
         "authenticated",
     )
     add("--parent-fd", type=int, metavar="FD", help="inherited descriptor of the parent process")

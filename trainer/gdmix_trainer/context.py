@@ -83,8 +83,9 @@ class TaskContext:
     def gang(self) -> Gang:
         """Join the gang that this unit is a member of, and wait until all others have joined it.
 
-        A port is held for this member until the unit ends; it MUST soon listen there, for the others will try to
-        connect. A member that sees another one gone raises; all of them are called back then, and leased anew.
+        A task calls it first: a gang whose members have not all joined a minute after their lease begins again. A port
+        is held for this member until the unit ends; the others will try to connect to it from now on. A member that
+        sees another one gone raises; all of them are called back then, and leased anew.
 
         Raises:
             Cancelled: The lease became void meanwhile.

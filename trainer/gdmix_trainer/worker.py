@@ -46,7 +46,7 @@ class Worker:
         name: str,
         data_roots: Sequence[str],
         link: ParentLink,
-        advertise_host: str = LOOPBACK,
+        advertise_host: str,
     ) -> None:
         """Prepare without connecting.
 
