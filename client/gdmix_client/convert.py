@@ -6,10 +6,12 @@ from gdmix_client.types import (
     Cluster,
     CoordinateReport,
     EventDetail,
+    GangMember,
     GroupShrinkage,
     Job,
     JobEvent,
     JobState,
+    MemberState,
     Metric,
     ModelVersion,
     Notice,
@@ -29,6 +31,11 @@ _STATES = {
     wire.JOB_STATE_FAILED: JobState.FAILED,
     wire.JOB_STATE_CANCELLING: JobState.CANCELLING,
     wire.JOB_STATE_CANCELLED: JobState.CANCELLED,
+}
+_MEMBER_STATES = {
+    wire.GangMember.STATE_JOINING: MemberState.JOINING,
+    wire.GangMember.STATE_RUNNING: MemberState.RUNNING,
+    wire.GangMember.STATE_FINISHED: MemberState.FINISHED,
 }
 
 
@@ -110,6 +117,15 @@ def progress_from_proto(message: wire.Progress) -> Progress:
         stage_seconds=message.stage_seconds,
         objective=message.objective,
         gradient_ratio=message.gradient_ratio,
+        members=tuple(map(_member_from_proto, message.members)),
+    )
+
+
+def _member_from_proto(message: wire.GangMember) -> GangMember:
+    return GangMember(
+        worker_id=message.worker_id,
+        state=_MEMBER_STATES.get(message.state, MemberState.RUNNING),
+        address=message.address,
     )
 
 

@@ -129,6 +129,29 @@ class Published:
     content_digest: str
 
 
+class MemberState(StrEnum):
+    """How far a member of a gang is."""
+
+    JOINING = "joining"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GangMember:
+    """A worker's part in a stage that several workers train together.
+
+    Attributes:
+        worker_id: who has it.
+        state: joining until all members know where the others listen; finished: its result waits for theirs.
+        address: HOST:PORT at which the others reach it; "" until it is known.
+    """
+
+    worker_id: str
+    state: MemberState
+    address: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """Where the running stage of a job stands.
@@ -145,6 +168,7 @@ class Progress:
         stage_seconds: since the stage began.
         objective: after the latest round.
         gradient_ratio: largest |gradient| over what the certificate allows; at most 1 once converged.
+        members: of a gang while it runs, by rank.
     """
 
     stage: str
@@ -158,6 +182,7 @@ class Progress:
     stage_seconds: float = 0.0
     objective: float = 0.0
     gradient_ratio: float = 0.0
+    members: tuple[GangMember, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

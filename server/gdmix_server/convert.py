@@ -17,19 +17,29 @@ from gdmix_server.jobs import JobView
 from gdmix_server.sessions import Farewell, Outgoing
 from gdmix_server.state.events import (
     Event,
+    GangJoined,
     UnitFailed,
     UnitFinished,
     WorkerConnected,
     WorkerDraining,
     WorkerHeartbeat,
 )
-from gdmix_server.state.instructions import AcceptWorker, Acknowledge, DropCache, RevokeLease, SendTask
+from gdmix_server.state.instructions import (
+    AcceptWorker,
+    Acknowledge,
+    DropCache,
+    RevokeLease,
+    SendTask,
+    StartGang,
+)
 from gdmix_server.state.model import (
     CoordinateReport,
+    GangMember,
     GroupShrinkage,
     JobEvent,
     JobState,
     Lease,
+    MemberState,
     Metric,
     Progress,
     Published,
@@ -48,7 +58,14 @@ _STATES: Final = {
     JobState.CANCELLED: training_pb2.JOB_STATE_CANCELLED,
 }
 _STATES_BACK: Final = {number: state for state, number in _STATES.items()}
+_MEMBER_STATES: Final = {
+    MemberState.JOINING: training_pb2.GangMember.STATE_JOINING,
+    MemberState.RUNNING: training_pb2.GangMember.STATE_RUNNING,
+    MemberState.FINISHED: training_pb2.GangMember.STATE_FINISHED,
+}
+_MEMBER_STATES_BACK: Final = {number: state for state, number in _MEMBER_STATES.items()}
 _MAX_NAME_CHARACTERS: Final = 128
+_MAX_ADDRESS_CHARACTERS: Final = 300
 _MAX_THREADS: Final = 4096
 
 
@@ -92,6 +109,12 @@ def progress_to_proto(progress: Progress) -> training_pb2.Progress:
         stage_seconds=progress.stage_seconds,
         objective=progress.objective,
         gradient_ratio=progress.gradient_ratio,
+        members=[
+            training_pb2.GangMember(
+                worker_id=member.worker_id, state=_MEMBER_STATES[member.state], address=member.address
+            )
+            for member in progress.members
+        ],
         **{"pass": progress.pass_number},
     )
 
@@ -110,6 +133,12 @@ def progress_from_proto(message: training_pb2.Progress) -> Progress:
         stage_seconds=message.stage_seconds,
         objective=message.objective,
         gradient_ratio=message.gradient_ratio,
+        members=tuple(
+            GangMember(
+                worker_id=member.worker_id, state=_MEMBER_STATES_BACK[member.state], address=member.address
+            )
+            for member in message.members
+        ),
     )
 
 
@@ -381,10 +410,32 @@ def worker_event_from_proto(
                 message=failed.message,
                 retryable=failed.retryable,
             )
+        case "gang_joined":
+            return GangJoined(
+                now=now,
+                worker_id=worker_id,
+                lease=lease_from_proto(message.gang_joined.lease),
+                address=_member_address(message.gang_joined.address),
+            )
         case "draining":
             return WorkerDraining(now=now, worker_id=worker_id, session=session)
         case _:
             raise UsageError("an empty or unknown message; worker and coordinator are of different versions")
+
+
+def _member_address(address: str) -> str:
+    """Check an address that others will be told.
+
+    Raises:
+        UsageError: it is not HOST:PORT.
+    """
+    host, _, port = address.rpartition(":")
+    short = len(address) <= _MAX_ADDRESS_CHARACTERS
+    if not host or not short or not address.isprintable() or not (port.isdecimal() and 0 < int(port) < 65536):
+        raise UsageError(
+            f"gang_joined: found the address {address[:_MAX_NAME_CHARACTERS]!r}; HOST:PORT is allowed"
+        )
+    return address
 
 
 def outgoing_to_proto(
@@ -397,10 +448,14 @@ def outgoing_to_proto(
             told.registered.epoch = epoch
             told.registered.heartbeat_seconds = heartbeat_seconds
             told.registered.lease_seconds = lease_seconds
-        case SendTask(lease=lease, task=task):
+        case SendTask(lease=lease, task=task, gang_size=gang_size):
             told.assign_unit.lease.CopyFrom(lease_to_proto(lease))
             told.assign_unit.kind = task.kind
             told.assign_unit.task_json = to_json(task)
+            told.assign_unit.gang_size = gang_size
+        case StartGang(lease=lease, addresses=addresses):
+            told.start_gang.lease.CopyFrom(lease_to_proto(lease))
+            told.start_gang.addresses.extend(addresses)
         case RevokeLease(lease=lease):
             told.revoke_unit.lease.CopyFrom(lease_to_proto(lease))
         case Acknowledge(lease=lease, accepted=accepted):

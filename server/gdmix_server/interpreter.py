@@ -36,6 +36,7 @@ from gdmix_server.state.instructions import (
     SaveJob,
     SaveStage,
     SendTask,
+    StartGang,
     StartOptimiser,
     StopOptimiser,
     TellOptimiser,
@@ -271,7 +272,7 @@ class Interpreter:
 
     def _tell_worker(self, instruction: Instruction) -> None:
         match instruction:
-            case AcceptWorker(session=number):
+            case AcceptWorker(session=number) | StartGang(session=number):
                 self._send(self.sessions.numbered(number), instruction)
             case RefuseWorker(session=number, reason=reason):
                 session = self.sessions.numbered(number)

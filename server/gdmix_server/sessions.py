@@ -19,7 +19,14 @@ from gdmix_server.state.events import (
     WorkerConnected,
     WorkerDisconnected,
 )
-from gdmix_server.state.instructions import AcceptWorker, Acknowledge, DropCache, RevokeLease, SendTask
+from gdmix_server.state.instructions import (
+    AcceptWorker,
+    Acknowledge,
+    DropCache,
+    RevokeLease,
+    SendTask,
+    StartGang,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +40,7 @@ class Farewell:
     reason: str
 
 
-Outgoing = AcceptWorker | SendTask | RevokeLease | Acknowledge | DropCache | Farewell
+Outgoing = AcceptWorker | SendTask | StartGang | RevokeLease | Acknowledge | DropCache | Farewell
 
 
 class Session:

@@ -9,16 +9,25 @@ import pytest
 
 from gdmix_client import (
     CoordinateReport,
+    GangMember,
     Job,
     JobEvent,
     JobState,
+    MemberState,
     Metric,
     Notice,
     Progress,
     Published,
     StateChanged,
 )
-from gdmix_client.cli.progress import PlainView, SilentView, progress_view, stage_line, story_line
+from gdmix_client.cli.progress import (
+    PlainView,
+    SilentView,
+    member_lines,
+    progress_view,
+    stage_line,
+    story_line,
+)
 from gdmix_client.cli.report import coordinates_table, summary
 
 AUC = Metric(name="auc", value=0.71234)
@@ -163,6 +172,17 @@ def test_without_validation_there_is_nothing_of_metrics() -> None:
 )  # fmt: skip
 def test_the_line_of_a_stage(progress: Progress, line: str) -> None:
     assert stage_line(progress) == line
+
+
+def test_the_lines_of_a_gang() -> None:
+    members = (
+        GangMember(worker_id="worker-10", state=MemberState.FINISHED, address="10.0.0.1:4000"),
+        GangMember(worker_id="w", state=MemberState.JOINING),
+    )
+    progress = Progress(stage="train", units_done=1, units_total=2, stage_seconds=9.0, members=members)
+    # Members end together: how long the first one took says nothing about the others.
+    assert stage_line(progress) == "train: 1/2 members finished, 9.0 s"
+    assert member_lines(progress) == ["0  worker-10  finished  10.0.0.1:4000", "1  w          joining"]
 
 
 def event(detail: Any, state: JobState = JobState.RUNNING) -> JobEvent:

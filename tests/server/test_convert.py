@@ -13,19 +13,29 @@ from gdmix_server import convert
 from gdmix_server.jobs import JobView
 from gdmix_server.sessions import Farewell
 from gdmix_server.state.events import (
+    GangJoined,
     UnitFailed,
     UnitFinished,
     WorkerConnected,
     WorkerDraining,
     WorkerHeartbeat,
 )
-from gdmix_server.state.instructions import AcceptWorker, Acknowledge, DropCache, RevokeLease, SendTask
+from gdmix_server.state.instructions import (
+    AcceptWorker,
+    Acknowledge,
+    DropCache,
+    RevokeLease,
+    SendTask,
+    StartGang,
+)
 from gdmix_server.state.model import (
     CoordinateReport,
+    GangMember,
     JobEvent,
     JobRow,
     JobState,
     Lease,
+    MemberState,
     Metric,
     Progress,
     Published,
@@ -67,6 +77,10 @@ PROGRESS = Progress(
     stage_seconds=0.5,
     objective=-1.5,
     gradient_ratio=math.inf,
+    members=tuple(
+        GangMember(worker_id="w", state=state, address="" if state is MemberState.JOINING else "h:1")
+        for state in MemberState
+    ),
 )
 PUBLISHED = Published(
     store="lmdb:/s", version=3, activated=False, winner=4, directory="/o/models/3", content_digest="ab"
@@ -219,6 +233,10 @@ def test_what_workers_say():
             worker_pb2.UnitFailed(lease=lease, error_code="data", message="no", retryable=True),
             UnitFailed(**common, lease=LEASE, error_code="data", message="no", retryable=True),
         ),
+        "gang_joined": (
+            worker_pb2.GangJoined(lease=lease, address="10.0.0.1:4000"),
+            GangJoined(**common, lease=LEASE, address="10.0.0.1:4000"),
+        ),
         "draining": (worker_pb2.Draining(), WorkerDraining(**common, session=8)),
     }
     fields = worker_pb2.WorkerMessage.DESCRIPTOR.oneofs_by_name["message"].fields
@@ -232,11 +250,30 @@ def test_what_workers_say():
         convert.worker_event_from_proto(worker_pb2.WorkerMessage(), now=1.0, worker_id="w", session=8)
 
 
+@pytest.mark.parametrize(
+    "address", ["", "h", "h:", ":80", "h:0", "h:65536", "h:x", "a\nb:80", f"{'h' * 300}:80", "h:-1"]
+)
+def test_addresses_of_members_that_make_no_sense(address):
+    joined = worker_pb2.GangJoined(lease=convert.lease_to_proto(LEASE), address=address)
+    message = worker_pb2.WorkerMessage(gang_joined=joined)
+    with pytest.raises(UsageError, match="HOST:PORT is allowed"):
+        convert.worker_event_from_proto(message, now=1.0, worker_id="w", session=8)
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1:4000", "worker-1.cluster:1", "[::1]:65535"])
+def test_addresses_of_members(address):
+    joined = worker_pb2.GangJoined(lease=convert.lease_to_proto(LEASE), address=address)
+    message = worker_pb2.WorkerMessage(gang_joined=joined)
+    event = convert.worker_event_from_proto(message, now=1.0, worker_id="w", session=8)
+    assert event == GangJoined(now=1.0, worker_id="w", lease=LEASE, address=address)
+
+
 def test_what_workers_hear():
     task = RemoveWork(output="/o", directory="/d")
     told = [
         AcceptWorker(worker_id="w", session=1),
-        SendTask(worker_id="w", session=1, lease=LEASE, task=task),
+        SendTask(worker_id="w", session=1, lease=LEASE, task=task, gang_size=3),
+        StartGang(worker_id="w", session=1, lease=LEASE, addresses=("h:1", "i:2", "j:3")),
         RevokeLease(worker_id="w", session=1, lease=LEASE),
         Acknowledge(worker_id="w", lease=LEASE, accepted=True),
         DropCache(worker_id="w", prefix="j/s"),
@@ -248,10 +285,14 @@ def test_what_workers_hear():
     ]
     fields = worker_pb2.CoordinatorMessage.DESCRIPTOR.oneofs_by_name["message"].fields
     assert {message.WhichOneof("message") for message in messages} == {field.name for field in fields}
-    registered, assigned, *_, bye = messages
+    registered, assigned, started, *_, bye = messages
     assert (registered.registered.epoch, registered.registered.lease_seconds) == (7, 15.0)
     assert task_from_json(assigned.assign_unit.kind, assigned.assign_unit.task_json) == task
     assert convert.lease_from_proto(assigned.assign_unit.lease) == LEASE
+    assert assigned.assign_unit.gang_size == 3
+    assert started.start_gang == worker_pb2.StartGang(
+        lease=convert.lease_to_proto(LEASE), addresses=["h:1", "i:2", "j:3"]
+    )
     assert bye.shutdown.reason == "bye"
 
 

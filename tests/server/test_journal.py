@@ -120,7 +120,10 @@ def test_rows_come_back_as_they_were(journal, state_dir):
             job_id="a", stage="t", started=2.0, ended=3.0, outcome={"objective": 1 / 3, "converged": True}
         ),
     ]
-    units = [unit(0), unit(1, done=True, lease=None, directory="/d", result_json='{"x": 1}')]
+    units = [
+        unit(0, reasons=("attempt 1: member 2 on worker c failed: no memory", "attempt 2: …")),
+        unit(1, done=True, lease=None, directory="/d", result_json='{"x": 1}'),
+    ]
     commit(journal, *(SaveJob(row=row) for row in rows))
     commit(journal, *(SaveStage(row=row) for row in stages), *(SaveUnit(row=row) for row in units))
     journal.close()

@@ -105,8 +105,11 @@ class ScriptedCoordinator(worker_pb2_grpc.WorkerServiceServicer):
         """Close the newest session, as a coordinator that ends."""
         self._outgoing.put_nowait(None)
 
-    def assign(self, lease: wire.Lease, kind: str = "work", task_json: str = "{}") -> None:
-        self.send(assign_unit=wire.AssignUnit(lease=lease, kind=kind, task_json=task_json))
+    def assign(
+        self, lease: wire.Lease, kind: str = "work", task_json: str = "{}", gang_size: int = 0
+    ) -> None:
+        unit = wire.AssignUnit(lease=lease, kind=kind, task_json=task_json, gang_size=gang_size)
+        self.send(assign_unit=unit)
 
     def acknowledge(self, lease: wire.Lease, accepted: bool = True) -> None:
         self.send(acknowledge_result=wire.AcknowledgeResult(lease=lease, accepted=accepted))

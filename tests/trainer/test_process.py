@@ -141,7 +141,13 @@ def test_mistakes_on_the_command_line_end_with_code_2(tmp_path: Path) -> None:
     token.write_text("short")
     token.chmod(0o600)
     command = [sys.executable, "-m", "gdmix_trainer", "--coordinator", "127.0.0.1:1"]
-    for more in (["--threads", "0"], ["--token-file", str(token)], ["--tls-cert", "x"]):
+    mistakes = (
+        ["--threads", "0"],
+        ["--token-file", str(token)],
+        ["--tls-cert", "x"],
+        ["--advertise-host", "no..name"],
+    )
+    for more in mistakes:
         done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 2, done.stderr
         assert "Traceback" not in done.stderr

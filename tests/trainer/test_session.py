@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -12,10 +14,11 @@ import grpc
 import numpy as np
 import pytest
 
-from gdmix_core.errors import Conflict, NotPermitted
+from gdmix_core.errors import Cancelled, Conflict, NotPermitted
 from gdmix_proto.v1 import worker_pb2 as wire
 from gdmix_trainer.context import TaskContext
 from gdmix_trainer.executor import UnitExecutor
+from gdmix_trainer.gang import Meeting
 from gdmix_trainer.messages import Identity
 from gdmix_trainer.rpc import Endpoint, connector
 from gdmix_trainer.session import Connection, WorkerSession
@@ -42,6 +45,12 @@ class Running:
             run,
             lambda lease, name: asyncio.run_coroutine_threadsafe(self.session.pull(lease, name), loop),
             lambda outcome: loop.call_soon_threadsafe(self.session.finished, outcome),
+            Meeting(
+                "127.0.0.1",
+                lambda lease, address: asyncio.run_coroutine_threadsafe(
+                    self.session.join(lease, address), loop
+                ),
+            ),
         )
         identity = Identity(
             worker_id="w1",
@@ -395,5 +404,140 @@ def test_cached_shards_are_dropped_by_prefix(coordinator: Any) -> None:
                 coordinator.assign(lease, task_json=key)
                 await coordinator.expect("unit_finished")
             assert sizes == [1, 2, 3, 2]
+
+    play(scenario())
+
+
+# ---- gangs -----------------------------------------------------------------------------------------------
+
+MEMBER = wire.Lease(job_id="j", stage="fit", unit=1, attempt=1, fence=9, epoch=1)
+ADDRESSES = ("10.0.0.1:1000", "10.0.0.2:2000", "10.0.0.3:3000")
+
+
+def meet(kind: str, task_json: str, context: TaskContext) -> str:
+    """A member that joins, and returns what it knows of its gang."""
+    gang = context.gang()
+    assert context.gang() is gang
+    return json.dumps([gang.rank, gang.size, *gang.addresses])
+
+
+def start_gang() -> dict[str, Any]:
+    return {"start_gang": wire.StartGang(lease=MEMBER, addresses=ADDRESSES)}
+
+
+def test_a_member_says_where_it_listens_and_waits_for_the_others(coordinator: Any) -> None:
+    async def scenario() -> None:
+        async with running(coordinator, meet):
+            await coordinator.expect("register")
+            coordinator.assign(MEMBER, gang_size=3)
+            joined = await coordinator.expect("gang_joined")
+            assert joined.lease == MEMBER
+            host, _, port = joined.address.rpartition(":")
+            assert host == "127.0.0.1"
+            # The port is held: nobody gets it by accident, and the member may listen there.
+            with socket.socket() as other, pytest.raises(OSError, match="in use"):
+                other.bind((host, int(port)))
+            socket.create_server((host, int(port))).close()
+            coordinator.send(**start_gang())
+            finished = await coordinator.expect("unit_finished")
+            assert json.loads(finished.result_json) == [1, 3, *ADDRESSES]
+            with socket.socket() as other:
+                other.bind((host, int(port)))
+
+    play(scenario())
+
+
+def test_a_member_joins_again_over_a_new_connection(coordinator: Any) -> None:
+    go = threading.Event()
+
+    def slow(kind: str, task_json: str, context: TaskContext) -> str:
+        result = meet(kind, task_json, context)
+        assert go.wait(20)
+        return result
+
+    async def scenario() -> None:
+        async with running(coordinator, slow):
+            await coordinator.expect("register")
+            coordinator.assign(MEMBER, gang_size=3)
+            joined = await coordinator.expect("gang_joined")
+            coordinator.end_session()
+            assert list((await coordinator.expect("register")).held) == [MEMBER]
+            assert await coordinator.expect("gang_joined") == joined
+            coordinator.send(**start_gang())
+            # Also when it knows the others: a coordinator that was restarted does not.
+            await coordinator.stop()
+            await coordinator.start()
+            await coordinator.expect("register")
+            assert await coordinator.expect("gang_joined") == joined
+            coordinator.send(**start_gang())
+            go.set()
+            finished = await coordinator.expect("unit_finished")
+            assert json.loads(finished.result_json) == [1, 3, *ADDRESSES]
+
+    play(scenario())
+
+
+def test_a_member_that_joined_without_a_connection_is_announced_by_the_next(coordinator: Any) -> None:
+    go = threading.Event()
+
+    def late(kind: str, task_json: str, context: TaskContext) -> str:
+        assert go.wait(20)
+        return meet(kind, task_json, context)
+
+    async def scenario() -> None:
+        async with running(coordinator, late) as worker:
+            await coordinator.expect("register")
+            coordinator.assign(MEMBER, gang_size=3)
+            await until(lambda: worker.session.held)
+            await coordinator.stop()
+            go.set()
+            await coordinator.start()
+            await coordinator.expect("register")
+            await coordinator.expect("gang_joined")
+
+    play(scenario())
+
+
+@pytest.mark.parametrize("knows_the_others", [False, True])
+def test_a_member_that_is_called_back_waits_no_longer(coordinator: Any, knows_the_others: bool) -> None:
+    ended, reason = threading.Event(), []
+
+    def waiting(kind: str, task_json: str, context: TaskContext) -> str:
+        try:
+            context.gang()
+            while True:
+                context.check()
+        except BaseException as error:
+            reason.append(error)
+            raise
+        finally:
+            ended.set()
+
+    async def scenario() -> None:
+        async with running(coordinator, waiting) as worker:
+            await coordinator.expect("register")
+            coordinator.assign(MEMBER, gang_size=3)
+            await coordinator.expect("gang_joined")
+            if knows_the_others:
+                coordinator.send(**start_gang())
+            coordinator.send(revoke_unit=wire.RevokeUnit(lease=MEMBER))
+            assert await asyncio.to_thread(ended.wait, 20)
+            assert isinstance(reason[0], Cancelled)
+            assert not worker.session.held
+            coordinator.end_session()
+            assert not (await coordinator.expect("register")).held
+
+    play(scenario())
+
+
+def test_a_unit_that_runs_alone_has_no_gang(coordinator: Any) -> None:
+    async def scenario() -> None:
+        async with running(coordinator, meet):
+            await coordinator.expect("register")
+            coordinator.assign(LEASE)
+            failed = await coordinator.expect("unit_failed")
+            assert (failed.error_code, failed.message) == (
+                *("internal", "j/s/3 attempt 1 runs alone: its stage is no gang"),
+            )
 
     play(scenario())

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING  # noqa: E402
 from gdmix_core.errors import GdmixError, UsageError  # noqa: E402
 from gdmix_core.logs import configure_logging  # noqa: E402
 from gdmix_core.parent_link import ParentLink  # noqa: E402
+from gdmix_trainer.gang import LOOPBACK  # noqa: E402
 
 if TYPE_CHECKING:
     from gdmix_trainer.rpc import Endpoint
@@ -60,6 +61,7 @@ async def _run(options: argparse.Namespace, link: ParentLink) -> bool:
         name=options.name,
         data_roots=options.data_root,
         link=link,
+        advertise_host=options.advertise_host,
     )
     await worker.run()
     return worker.busy
@@ -105,6 +107,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=[],
         metavar="DIRECTORY",
         help="touch files only below this directory (repeatable; default: anywhere)",
+    )
+    add(
+        "--advertise-host",
+        default=LOOPBACK,
+        metavar="HOST",
+        help="where workers on other machines reach this one, for fixed effects that several workers train "
+        "together (default: %(default)s, for workers of one machine); what they say is neither encrypted nor "
+        "authenticated",
     )
     add("--parent-fd", type=int, metavar="FD", help="inherited descriptor of the parent process")
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"))

@@ -7,6 +7,7 @@ from gdmix_trainer.messages import (
     AcknowledgeResult,
     AssignUnit,
     DropCache,
+    GangJoined,
     Heartbeat,
     Incoming,
     Lease,
@@ -15,6 +16,7 @@ from gdmix_trainer.messages import (
     Registered,
     RevokeUnit,
     Shutdown,
+    StartGang,
     UnitFailed,
     UnitFinished,
 )
@@ -54,6 +56,9 @@ def message_to_proto(message: Outgoing) -> wire.WorkerMessage:
             retryable=message.retryable,
         )
         return wire.WorkerMessage(unit_failed=failed)
+    if isinstance(message, GangJoined):
+        joined = wire.GangJoined(lease=lease_to_proto(message.lease), address=message.address)
+        return wire.WorkerMessage(gang_joined=joined)
     return wire.WorkerMessage(draining=wire.Draining())
 
 
@@ -93,7 +98,10 @@ def message_from_proto(message: wire.CoordinatorMessage) -> Incoming | None:
             return Registered(answer.epoch, answer.heartbeat_seconds, answer.lease_seconds)
         case "assign_unit":
             unit = message.assign_unit
-            return AssignUnit(lease_from_proto(unit.lease), unit.kind, unit.task_json)
+            return AssignUnit(lease_from_proto(unit.lease), unit.kind, unit.task_json, unit.gang_size)
+        case "start_gang":
+            gang = message.start_gang
+            return StartGang(lease_from_proto(gang.lease), tuple(gang.addresses))
         case "revoke_unit":
             return RevokeUnit(lease_from_proto(message.revoke_unit.lease))
         case "acknowledge_result":

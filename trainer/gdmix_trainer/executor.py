@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from gdmix_trainer.context import Pull, TaskContext
 from gdmix_trainer.failures import failure_of
+from gdmix_trainer.gang import Meeting
 from gdmix_trainer.messages import AssignUnit, Lease, UnitFailed, UnitProgress
 from gdmix_trainer.shard_cache import ShardCache
 
@@ -43,7 +44,14 @@ class UnitExecutor:
     Daemon threads: a worker that was told to end must not wait for a solve that nobody wants any more.
     """
 
-    def __init__(self, threads: int, run: RunUnit, pull: Pull, report: Callable[[Outcome], None]) -> None:
+    def __init__(
+        self,
+        threads: int,
+        run: RunUnit,
+        pull: Pull,
+        report: Callable[[Outcome], None],
+        meeting: Meeting,
+    ) -> None:
         """Prepare without starting.
 
         Args:
@@ -51,10 +59,12 @@ class UnitExecutor:
             run: Does one unit's work.
             pull: Fetches input arrays; called from the threads.
             report: Takes outcomes; called from the threads, never for a revoked lease.
+            meeting: How members of gangs meet; used from the threads.
         """
         self._run = run
         self._pull = pull
         self._report = report
+        self._meeting = meeting
         self._cache = ShardCache()
         self._queue: queue.SimpleQueue[tuple[AssignUnit, TaskContext]] = queue.SimpleQueue()
         self._contexts: dict[Lease, TaskContext] = {}
@@ -75,7 +85,9 @@ class UnitExecutor:
         with self._lock:
             if unit.lease in self._contexts:
                 return
-            context = self._contexts[unit.lease] = TaskContext(unit.lease, self._pull, self._cache)
+            meeting = self._meeting if unit.gang_size else None
+            context = TaskContext(unit.lease, self._pull, self._cache, meeting)
+            self._contexts[unit.lease] = context
         self._queue.put((unit, context))
 
     def revoke(self, lease: Lease) -> None:
@@ -123,3 +135,5 @@ class UnitExecutor:
             if context.cancelled:
                 return UnitFailed(unit.lease, "cancelled", "revoked", retryable=True)
             return failure_of(unit.lease, error)
+        finally:
+            context.close()

@@ -87,7 +87,15 @@ class Draining:
     """The worker takes no more units."""
 
 
-Outgoing = Register | Heartbeat | UnitFinished | UnitFailed | Draining
+@dataclass(frozen=True, slots=True)
+class GangJoined:
+    """A member of a gang holds a port: the others reach it at `address`, HOST:PORT."""
+
+    lease: Lease
+    address: str
+
+
+Outgoing = Register | Heartbeat | UnitFinished | UnitFailed | GangJoined | Draining
 
 
 # ---- from the coordinator --------------------------------------------------------------------------------
@@ -104,11 +112,23 @@ class Registered:
 
 @dataclass(frozen=True, slots=True)
 class AssignUnit:
-    """A unit to work on; `task_json` as `gdmix_core.tasks` reads it."""
+    """A unit to work on; `task_json` as `gdmix_core.tasks` reads it.
+
+    With a `gang_size` it is a member of a gang of so many, that of rank `lease.unit`.
+    """
 
     lease: Lease
     kind: str
     task_json: str
+    gang_size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StartGang:
+    """Every member of the lease's gang has joined: where they are, by rank."""
+
+    lease: Lease
+    addresses: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,4 +160,4 @@ class Shutdown:
     reason: str
 
 
-Incoming = Registered | AssignUnit | RevokeUnit | AcknowledgeResult | DropCache | Shutdown
+Incoming = Registered | AssignUnit | StartGang | RevokeUnit | AcknowledgeResult | DropCache | Shutdown

@@ -13,15 +13,17 @@ import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from gdmix_core.errors import Conflict, GdmixError, NotPermitted, StaleLease, Unavailable
+from gdmix_core.errors import Cancelled, Conflict, GdmixError, NotPermitted, StaleLease, Unavailable
 from gdmix_trainer.executor import Success
 from gdmix_trainer.messages import (
     AcknowledgeResult,
     AssignUnit,
     Draining,
     DropCache,
+    GangJoined,
     Heartbeat,
     Identity,
     Incoming,
@@ -31,6 +33,7 @@ from gdmix_trainer.messages import (
     Registered,
     RevokeUnit,
     Shutdown,
+    StartGang,
     UnitFailed,
     UnitFinished,
     UnitProgress,
@@ -86,6 +89,14 @@ class Executor(Protocol):
         """Return how far each unit is."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Joined:
+    """A member of a gang: where it listens, and where all do, once known."""
+
+    address: str
+    addresses: asyncio.Future[tuple[str, ...]]
+
+
 class WorkerSession:
     """Keeps a worker in touch with its coordinator for as long as the process lives."""
 
@@ -130,6 +141,8 @@ class WorkerSession:
         """The registered one."""
         self._connected = asyncio.Event()
         self._deliveries: dict[Lease, asyncio.Task[None]] = {}
+        self._joined: dict[Lease, _Joined] = {}
+        """Members of gangs among the held leases."""
 
     @property
     def held(self) -> tuple[Lease, ...]:
@@ -204,6 +217,24 @@ class WorkerSession:
                 _log.debug("pulling %s of %s again: %s", name, lease, error)
                 await asyncio.sleep(self._delays[0])
 
+    async def join(self, lease: Lease, address: str) -> tuple[str, ...]:
+        """Tell where a gang's member listens and wait, through reconnections, until all members are known.
+
+        Raises:
+            Cancelled: The lease is void.
+        """
+        if lease not in self._held:
+            raise Cancelled(f"{lease} was revoked")
+        joined = self._joined[lease] = _Joined(address, asyncio.get_running_loop().create_future())
+        if self._connection is not None:
+            connection = self._connection
+            try:
+                await connection.send(GangJoined(lease, address))
+            except GdmixError:
+                # The next connection tells it.
+                await connection.close()
+        return await joined.addresses
+
     async def stop(self, grace_seconds: float) -> None:
         """Take no more units, give running ones `grace_seconds` to be finished and acknowledged, then end."""
         self._draining = True
@@ -239,6 +270,9 @@ class WorkerSession:
         """Handle messages until the coordinator ends the stream; return why."""
         beats = asyncio.create_task(self._send_heartbeats(connection))
         try:
+            # Also of gangs that have begun: a coordinator that was restarted has forgotten where they are.
+            for lease, joined in list(self._joined.items()):
+                await connection.send(GangJoined(lease, joined.address))
             for outcome in list(self._held.values()):
                 if outcome is not None:
                     self._deliver(outcome)
@@ -254,6 +288,10 @@ class WorkerSession:
         match message:
             case AssignUnit(lease=lease):
                 self._assign(lease, message)
+            case StartGang(lease=lease, addresses=addresses):
+                joined = self._joined.get(lease)
+                if joined is not None and not joined.addresses.done():
+                    joined.addresses.set_result(addresses)
             case RevokeUnit(lease=lease):
                 self._forget(lease)
             case AcknowledgeResult(lease=lease, accepted=accepted):
@@ -279,6 +317,8 @@ class WorkerSession:
         """Drop a lease with its result, and stop whatever still works on it."""
         self._held.pop(lease, None)
         self._executor.revoke(lease)
+        if joined := self._joined.pop(lease, None):
+            joined.addresses.cancel()
         if delivery := self._deliveries.pop(lease, None):
             delivery.cancel()
         if not self._held:

@@ -20,6 +20,7 @@ from gdmix_core.fingerprint import numerics_digest, numerics_fingerprint
 from gdmix_core.parent_link import ParentLink
 from gdmix_trainer.data_roots import DataRoots
 from gdmix_trainer.executor import UnitExecutor
+from gdmix_trainer.gang import LOOPBACK, HeldPort, Meeting
 from gdmix_trainer.messages import Identity, Lease
 from gdmix_trainer.rpc import Endpoint, connector
 from gdmix_trainer.session import WorkerSession
@@ -38,7 +39,14 @@ class Worker:
     """One worker; `run` returns when it was told to end."""
 
     def __init__(
-        self, *, endpoint: Endpoint, threads: int, name: str, data_roots: Sequence[str], link: ParentLink
+        self,
+        *,
+        endpoint: Endpoint,
+        threads: int,
+        name: str,
+        data_roots: Sequence[str],
+        link: ParentLink,
+        advertise_host: str,
     ) -> None:
         """Prepare without connecting.
 
@@ -48,13 +56,22 @@ class Worker:
             name: The worker's id; empty to have one made.
             data_roots: Prefixes of the files that tasks may touch; none means all.
             link: The parent process: told `registered` and `ready`; its end is this worker's.
+            advertise_host: Where members of gangs on other machines reach those that run here.
+
+        Raises:
+            UsageError: `advertise_host` has no address.
+            Unavailable: It is no address of this machine.
         """
+        if advertise_host != LOOPBACK:
+            HeldPort(advertise_host).close()
         self._roots = DataRoots(data_roots)
         self._link = link
         self._loop = asyncio.get_running_loop()
         self._ending = asyncio.Event()
         self._failure: BaseException | None = None
-        self._executor = UnitExecutor(threads, self._run_unit, self._pull, self._report)
+        self._executor = UnitExecutor(
+            threads, self._run_unit, self._pull, self._report, Meeting(advertise_host, self._join)
+        )
         self._warming = threading.Thread(target=self._warm_up, name="warm-up", daemon=True)
         self._session = WorkerSession(
             _identity(name, threads, self._roots), connector(endpoint), self._executor, announce=link.report
@@ -114,6 +131,9 @@ class Worker:
 
     def _pull(self, lease: Lease, name: str) -> Future[Array]:
         return asyncio.run_coroutine_threadsafe(self._session.pull(lease, name), self._loop)
+
+    def _join(self, lease: Lease, address: str) -> Future[tuple[str, ...]]:
+        return asyncio.run_coroutine_threadsafe(self._session.join(lease, address), self._loop)
 
     def _report(self, outcome: Outcome) -> None:
         self._from_thread(lambda: self._session.finished(outcome))()

@@ -78,7 +78,7 @@ def show(
     if json:
         result_document({**job_document(job), "config": _config_of(job)})
         return
-    from gdmix_client.cli.progress import stage_line
+    from gdmix_client.cli.progress import member_lines, stage_line
     from gdmix_client.cli.report import summary
 
     lines = [f"job        {job.job_id}", f"state      {job.state}", f"submitted  {_when(job.submitted)}"]
@@ -86,6 +86,8 @@ def show(
         lines.append(f"error      {job.error}")
     if job.progress is not None and job.progress.stage:
         lines.append(f"now        {stage_line(job.progress)}")
+        for place, line in enumerate(member_lines(job.progress)):
+            lines.append(f"{'' if place else 'members':<11}{line}")
     lines.append(f"output     {job.output}")
     result("\n".join(lines) + (f"\n\n{summary(job)}" if job.coordinates else ""))
 

@@ -160,6 +160,15 @@ def stage_line(progress: Progress) -> str:
     return f"{_title(progress)}: {', '.join(_figures(progress))}"
 
 
+def member_lines(progress: Progress) -> list[str]:
+    """Return a line on each member of a gang, by rank."""
+    width = max((len(member.worker_id) for member in progress.members), default=0)
+    return [
+        f"{rank}  {member.worker_id:<{width}}  {member.state:<8}  {member.address}".rstrip()
+        for rank, member in enumerate(progress.members)
+    ]
+
+
 def _stage_of(progress: Progress) -> tuple[str, str, int]:
     return progress.stage, progress.coordinate, progress.pass_number
 
@@ -178,6 +187,8 @@ def _figures(progress: Progress) -> list[str]:
         if progress.objective or progress.gradient_ratio:
             figures.append(f"objective {progress.objective:.6g}")
             figures.append(f"gradient {progress.gradient_ratio:.3g} × tolerance")
+    elif progress.members:
+        figures.append(f"{progress.units_done}/{progress.units_total} members finished")
     elif progress.units_total > 1:
         figures.append(f"{progress.units_done:,}/{progress.units_total:,} units")
     if seconds >= SHORT_STAGE_SECONDS:
@@ -185,7 +196,7 @@ def _figures(progress: Progress) -> list[str]:
             if count:
                 figures.append(f"{count / seconds:,.0f} {what}/s")
     figures.append(duration(seconds))
-    if 0 < progress.units_done < progress.units_total and not progress.round_number:
+    if 0 < progress.units_done < progress.units_total and not (progress.round_number or progress.members):
         left = seconds * (progress.units_total - progress.units_done) / progress.units_done
         figures.append(f"{duration(left)} left")
     return figures

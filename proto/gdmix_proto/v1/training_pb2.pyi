@@ -261,7 +261,7 @@ class MetricValue(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ..., reason: _Optional[str] = ..., entities: _Optional[int] = ..., entities_undefined: _Optional[int] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("stage", "coordinate", "units_done", "units_total", "rows_done", "entities_done", "round", "stage_seconds", "objective", "gradient_ratio")
+    __slots__ = ("stage", "coordinate", "units_done", "units_total", "rows_done", "entities_done", "round", "stage_seconds", "objective", "gradient_ratio", "members")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     COORDINATE_FIELD_NUMBER: _ClassVar[int]
     PASS_FIELD_NUMBER: _ClassVar[int]
@@ -273,6 +273,7 @@ class Progress(_message.Message):
     STAGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
     GRADIENT_RATIO_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
     stage: str
     coordinate: str
     units_done: int
@@ -283,7 +284,28 @@ class Progress(_message.Message):
     stage_seconds: float
     objective: float
     gradient_ratio: float
-    def __init__(self, stage: _Optional[str] = ..., coordinate: _Optional[str] = ..., units_done: _Optional[int] = ..., units_total: _Optional[int] = ..., rows_done: _Optional[int] = ..., entities_done: _Optional[int] = ..., round: _Optional[int] = ..., stage_seconds: _Optional[float] = ..., objective: _Optional[float] = ..., gradient_ratio: _Optional[float] = ..., **kwargs) -> None: ...
+    members: _containers.RepeatedCompositeFieldContainer[GangMember]
+    def __init__(self, stage: _Optional[str] = ..., coordinate: _Optional[str] = ..., units_done: _Optional[int] = ..., units_total: _Optional[int] = ..., rows_done: _Optional[int] = ..., entities_done: _Optional[int] = ..., round: _Optional[int] = ..., stage_seconds: _Optional[float] = ..., objective: _Optional[float] = ..., gradient_ratio: _Optional[float] = ..., members: _Optional[_Iterable[_Union[GangMember, _Mapping]]] = ..., **kwargs) -> None: ...
+
+class GangMember(_message.Message):
+    __slots__ = ("worker_id", "state", "address")
+    class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        STATE_UNSPECIFIED: _ClassVar[GangMember.State]
+        STATE_JOINING: _ClassVar[GangMember.State]
+        STATE_RUNNING: _ClassVar[GangMember.State]
+        STATE_FINISHED: _ClassVar[GangMember.State]
+    STATE_UNSPECIFIED: GangMember.State
+    STATE_JOINING: GangMember.State
+    STATE_RUNNING: GangMember.State
+    STATE_FINISHED: GangMember.State
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    worker_id: str
+    state: GangMember.State
+    address: str
+    def __init__(self, worker_id: _Optional[str] = ..., state: _Optional[_Union[GangMember.State, str]] = ..., address: _Optional[str] = ...) -> None: ...
 
 class JobEvent(_message.Message):
     __slots__ = ("job_id", "sequence", "unix_seconds", "state", "state_changed", "progress", "coordinate", "notice", "published")

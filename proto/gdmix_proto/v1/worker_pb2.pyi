@@ -23,34 +23,38 @@ class Lease(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., stage: _Optional[str] = ..., unit: _Optional[int] = ..., attempt: _Optional[int] = ..., fence: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class WorkerMessage(_message.Message):
-    __slots__ = ("register", "heartbeat", "unit_finished", "unit_failed", "draining")
+    __slots__ = ("register", "heartbeat", "unit_finished", "unit_failed", "draining", "gang_joined")
     REGISTER_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     UNIT_FINISHED_FIELD_NUMBER: _ClassVar[int]
     UNIT_FAILED_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    GANG_JOINED_FIELD_NUMBER: _ClassVar[int]
     register: Register
     heartbeat: Heartbeat
     unit_finished: UnitFinished
     unit_failed: UnitFailed
     draining: Draining
-    def __init__(self, register: _Optional[_Union[Register, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., unit_finished: _Optional[_Union[UnitFinished, _Mapping]] = ..., unit_failed: _Optional[_Union[UnitFailed, _Mapping]] = ..., draining: _Optional[_Union[Draining, _Mapping]] = ...) -> None: ...
+    gang_joined: GangJoined
+    def __init__(self, register: _Optional[_Union[Register, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., unit_finished: _Optional[_Union[UnitFinished, _Mapping]] = ..., unit_failed: _Optional[_Union[UnitFailed, _Mapping]] = ..., draining: _Optional[_Union[Draining, _Mapping]] = ..., gang_joined: _Optional[_Union[GangJoined, _Mapping]] = ...) -> None: ...
 
 class CoordinatorMessage(_message.Message):
-    __slots__ = ("registered", "assign_unit", "revoke_unit", "acknowledge_result", "drop_cache", "shutdown")
+    __slots__ = ("registered", "assign_unit", "revoke_unit", "acknowledge_result", "drop_cache", "shutdown", "start_gang")
     REGISTERED_FIELD_NUMBER: _ClassVar[int]
     ASSIGN_UNIT_FIELD_NUMBER: _ClassVar[int]
     REVOKE_UNIT_FIELD_NUMBER: _ClassVar[int]
     ACKNOWLEDGE_RESULT_FIELD_NUMBER: _ClassVar[int]
     DROP_CACHE_FIELD_NUMBER: _ClassVar[int]
     SHUTDOWN_FIELD_NUMBER: _ClassVar[int]
+    START_GANG_FIELD_NUMBER: _ClassVar[int]
     registered: Registered
     assign_unit: AssignUnit
     revoke_unit: RevokeUnit
     acknowledge_result: AcknowledgeResult
     drop_cache: DropCache
     shutdown: Shutdown
-    def __init__(self, registered: _Optional[_Union[Registered, _Mapping]] = ..., assign_unit: _Optional[_Union[AssignUnit, _Mapping]] = ..., revoke_unit: _Optional[_Union[RevokeUnit, _Mapping]] = ..., acknowledge_result: _Optional[_Union[AcknowledgeResult, _Mapping]] = ..., drop_cache: _Optional[_Union[DropCache, _Mapping]] = ..., shutdown: _Optional[_Union[Shutdown, _Mapping]] = ...) -> None: ...
+    start_gang: StartGang
+    def __init__(self, registered: _Optional[_Union[Registered, _Mapping]] = ..., assign_unit: _Optional[_Union[AssignUnit, _Mapping]] = ..., revoke_unit: _Optional[_Union[RevokeUnit, _Mapping]] = ..., acknowledge_result: _Optional[_Union[AcknowledgeResult, _Mapping]] = ..., drop_cache: _Optional[_Union[DropCache, _Mapping]] = ..., shutdown: _Optional[_Union[Shutdown, _Mapping]] = ..., start_gang: _Optional[_Union[StartGang, _Mapping]] = ...) -> None: ...
 
 class Register(_message.Message):
     __slots__ = ("worker_id", "host", "pid", "threads", "version", "fingerprint", "fingerprint_parts", "ready", "held", "data_roots")
@@ -112,14 +116,16 @@ class UnitProgress(_message.Message):
     def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ..., rows_done: _Optional[int] = ..., entities_done: _Optional[int] = ...) -> None: ...
 
 class AssignUnit(_message.Message):
-    __slots__ = ("lease", "kind", "task_json")
+    __slots__ = ("lease", "kind", "task_json", "gang_size")
     LEASE_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     TASK_JSON_FIELD_NUMBER: _ClassVar[int]
+    GANG_SIZE_FIELD_NUMBER: _ClassVar[int]
     lease: Lease
     kind: str
     task_json: str
-    def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ..., kind: _Optional[str] = ..., task_json: _Optional[str] = ...) -> None: ...
+    gang_size: int
+    def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ..., kind: _Optional[str] = ..., task_json: _Optional[str] = ..., gang_size: _Optional[int] = ...) -> None: ...
 
 class RevokeUnit(_message.Message):
     __slots__ = ("lease",)
@@ -150,6 +156,22 @@ class Shutdown(_message.Message):
 class Draining(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class GangJoined(_message.Message):
+    __slots__ = ("lease", "address")
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    lease: Lease
+    address: str
+    def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ..., address: _Optional[str] = ...) -> None: ...
+
+class StartGang(_message.Message):
+    __slots__ = ("lease", "addresses")
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    lease: Lease
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ..., addresses: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class UnitFinished(_message.Message):
     __slots__ = ("lease", "result_json")

@@ -75,6 +75,15 @@ class UnitFailed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GangJoined(Event):
+    """A member of a gang holds a port at which the others will reach it: `address` is HOST:PORT."""
+
+    worker_id: str
+    lease: Lease
+    address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobSubmitted(Event):
     """A checked config came in under a request id that is new."""
 

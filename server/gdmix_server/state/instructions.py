@@ -79,6 +79,18 @@ class SendTask(Instruction):
     lease: Lease
     task: Task
     arrays: tuple[tuple[str, str], ...] = ()
+    gang_size: int = 0
+    """Members of the gang that the unit belongs to; 0: it runs alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartGang(Instruction):
+    """Tell a member of a gang where all of them listen, by rank."""
+
+    worker_id: str
+    session: int
+    lease: Lease
+    addresses: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

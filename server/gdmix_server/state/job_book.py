@@ -13,6 +13,7 @@ from gdmix_core.errors import Conflict, GdmixError, InternalError, NotFound
 from gdmix_core.tasks import result_from_json
 from gdmix_server.state.effects import Effects
 from gdmix_server.state.events import JobSubmitted, OptimiserAsked, OptimiserFailed, OptimiserFinished
+from gdmix_server.state.gangs import GangRun
 from gdmix_server.state.instructions import (
     DeleteJob,
     DropCache,
@@ -25,6 +26,7 @@ from gdmix_server.state.jobs import SEQUENCE_JUMP, Job, ProgramFactory
 from gdmix_server.state.leases import LeaseTable, save_unit
 from gdmix_server.state.model import (
     FixedEffectStage,
+    GangStage,
     JobRow,
     JobState,
     Progress,
@@ -38,7 +40,7 @@ from gdmix_server.state.record import Record
 from gdmix_server.state.rounds import FixedEffectRun
 from gdmix_server.state.settings import MachineSettings
 from gdmix_server.state.timers import Deadline, Timers
-from gdmix_server.state.units import UnitStageRun
+from gdmix_server.state.units import UnitsRun, UnitStageRun
 from gdmix_server.state.workers import Cluster, Worker
 
 logger = logging.getLogger(__name__)
@@ -146,7 +148,7 @@ class JobBook:
         for stage, units in job.record.units.items():
             for row in list(units.values()):
                 if not row.done and (row.failures or row.deaths):
-                    units[row.unit] = replace(row, failures=0, deaths=0)
+                    units[row.unit] = replace(row, failures=0, deaths=0, reasons=())
                     effects.add(SaveUnit(row=units[row.unit]))
             job.record.units[stage] = units
         self._start(job, effects)
@@ -260,11 +262,12 @@ class JobBook:
             job.run = FixedEffectRun(stage, job.job_id)
             effects.add(StartOptimiser(job_id=job.job_id, stage=stage))
         else:
-            self._take_up(job, stage)
+            self._take_up(job, stage, effects)
         self.tell_progress(job, effects)
 
-    def _take_up(self, job: Job, stage: UnitStage) -> None:
-        run = UnitStageRun(stage, job.record.units.get(stage.name, {}))
+    def _take_up(self, job: Job, stage: UnitStage, effects: Effects) -> None:
+        rows = job.record.units.get(stage.name, {})
+        run = GangRun(stage, rows) if isinstance(stage, GangStage) else UnitStageRun(stage, rows)
         for unit in run.done_units():
             try:
                 result = result_from_json(unit.task.kind, unit.result_json)
@@ -277,6 +280,13 @@ class JobBook:
         job.run = run
         for unit in run.leased():
             self._leases.restore(job, run, unit)
+        if isinstance(run, GangRun) and run.running:
+            self.await_gang(job, effects, self._settings.restart_grace_seconds)
+
+    def await_gang(self, job: Job, effects: Effects, more_seconds: float = 0.0) -> None:
+        """Give the members of a job's gang their time to join it."""
+        seconds = self._settings.gang_join_seconds + more_seconds
+        self._timers.set(Deadline.GANG, job.job_id, effects.now + seconds)
 
     def start_stage_clock(self, job: Job, effects: Effects) -> None:
         """Count the stage's time from now on, when its first unit goes out."""
@@ -288,7 +298,7 @@ class JobBook:
     def finish_units(self, job: Job, effects: Effects) -> None:
         """Close a stage whose every unit is done, and go on."""
         run = job.run
-        assert isinstance(run, UnitStageRun)
+        assert isinstance(run, UnitsRun)
         row = replace(job.record.stages[run.stage.name], ended=effects.now)
         self._close_stage(job, row, effects)
         self._go_on(job, effects, run.outcome(effects.now - row.started, job.row.reproducible))
@@ -363,7 +373,7 @@ class JobBook:
             program.close()
         if job in self._active:
             self._active.remove(job)
-        for deadline in (Deadline.PROGRESS, Deadline.WAIT):
+        for deadline in (Deadline.PROGRESS, Deadline.WAIT, Deadline.GANG):
             self._timers.clear(deadline, job.job_id)
 
     def _drop_caches(self, run: FixedEffectRun, effects: Effects) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from gdmix_core.config import config_from_json
 from gdmix_server.program.program_input import ProgramInput
 from gdmix_server.state.effects import Effects
+from gdmix_server.state.gangs import GangRun
 from gdmix_server.state.instructions import Emit
 from gdmix_server.state.model import (
     JobEvent,
@@ -176,4 +177,5 @@ class Job:
             stage_seconds=max(0.0, now - self.stage_started) if self.stage_started is not None else 0.0,
             objective=fixed_effect.objective if fixed_effect else 0.0,
             gradient_ratio=fixed_effect.gradient_ratio if fixed_effect else 0.0,
+            members=run.members() if isinstance(run, GangRun) else (),
         )

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gdmix_core.tasks import TaskResult
 from gdmix_server.state.effects import Effects
-from gdmix_server.state.instructions import RevokeLease, SaveUnit
+from gdmix_server.state.gangs import GangRun
+from gdmix_server.state.instructions import Acknowledge, KeepArrays, RevokeLease, SaveUnit
 from gdmix_server.state.jobs import Job
 from gdmix_server.state.model import Lease
 from gdmix_server.state.rounds import StageRun
-from gdmix_server.state.units import Unit, UnitStageRun
+from gdmix_server.state.units import Unit, UnitsRun, UnitStageRun
 from gdmix_server.state.workers import Cluster, Worker
 
 
@@ -70,7 +72,7 @@ class LeaseTable:
         self._cluster.update(worker)
         return lease
 
-    def restore(self, job: Job, run: UnitStageRun, unit: Unit) -> None:
+    def restore(self, job: Job, run: UnitStageRun | GangRun, unit: Unit) -> None:
         """Hold a lease of before a restart for the worker that had it."""
         assert unit.lease is not None
         grant = Grant(unit.lease, unit.worker_id, job, run, unit)
@@ -117,6 +119,27 @@ class LeaseTable:
         if worker is not None:
             worker.fences.discard(fence)
             self._cluster.update(worker)
+
+    def finish(self, grant: Grant) -> None:
+        """End a lease whose result counts."""
+        self.release(grant)
+        worker = self._cluster.get(grant.worker_id)
+        if worker is not None:
+            # Its next heartbeat counts without this unit, whose rows are counted as done from now on.
+            worker.rows_done = worker.entities_done = 0
+
+    def accept(self, grant: Grant, result: TaskResult, result_json: str, effects: Effects) -> None:
+        """End a lease whose unit is done; `grant` MUST be of a stage of units."""
+        job, run, unit, lease = grant.job, grant.run, grant.unit, grant.lease
+        assert isinstance(run, UnitsRun)
+        self.finish(grant)
+        unit.directory = output_directory(job, lease)
+        unit.result_json = result_json
+        run.accept(unit, result)
+        job.accepted.add(lease.fence)
+        effects.add(KeepArrays(lease=lease))
+        save_unit(job, run, unit, effects)
+        effects.add(Acknowledge(worker_id=grant.worker_id, lease=lease, accepted=True))
 
     def revoke(self, grant: Grant, effects: Effects) -> None:
         """End a lease and tell its worker to stop."""

@@ -6,8 +6,8 @@ Nothing here does I/O, reads a clock or starts a thread: the same events give th
 The parts:
 
     timers      deadlines                     jobs, job_book   jobs, their programs, stages
-    workers     who is there, free slots      units, rounds    a running stage of either kind
-    leases      who may deliver what          results          accepted, failed, lost
+    workers     who is there, free slots      units, gangs, rounds    a running stage of each kind
+    leases      who may deliver what          results, gang_results   accepted, failed, lost
     sessions    workers come and go           scheduling       which unit to whom
     record      a job's journaled rows        effects          the batch of one event
 """
@@ -20,6 +20,7 @@ from gdmix_core.errors import InternalError
 from gdmix_server.state.effects import Effects
 from gdmix_server.state.events import (
     Event,
+    GangJoined,
     JobCancelRequested,
     JobDeleteRequested,
     JobResumeRequested,
@@ -35,6 +36,7 @@ from gdmix_server.state.events import (
     WorkerDraining,
     WorkerHeartbeat,
 )
+from gdmix_server.state.gang_results import GangResults
 from gdmix_server.state.instructions import Instruction, WakeAt
 from gdmix_server.state.job_book import JobBook
 from gdmix_server.state.jobs import ProgramFactory
@@ -86,8 +88,19 @@ class StateMachine:
             leases=self._leases,
             timers=self._timers,
         )
+        self._gangs = GangResults(
+            settings=settings,
+            cluster=self._cluster,
+            leases=self._leases,
+            jobs=self._jobs,
+            timers=self._timers,
+        )
         self._results = Results(
-            settings=settings, cluster=self._cluster, leases=self._leases, jobs=self._jobs
+            settings=settings,
+            cluster=self._cluster,
+            leases=self._leases,
+            jobs=self._jobs,
+            gangs=self._gangs,
         )
         self._sessions = Sessions(
             settings=settings,
@@ -194,6 +207,8 @@ class StateMachine:
                 self._results.finished(event, effects)
             case UnitFailed():
                 self._results.failed(event, effects)
+            case GangJoined():
+                self._gangs.joined(event, effects)
             case OptimiserAsked():
                 self._jobs.begin_round(event, effects)
             case OptimiserFinished():
@@ -235,6 +250,8 @@ class StateMachine:
                 self._sessions.grace_due(effects)
             case Deadline.WAIT:
                 self._scheduler.give_up(name, effects)
+            case Deadline.GANG:
+                self._gangs.join_due(name, effects)
             case Deadline.PROGRESS:
                 job = self._jobs.get(name)
                 if job is not None:

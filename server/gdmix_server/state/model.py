@@ -73,6 +73,15 @@ class UnitStage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GangStage(UnitStage):
+    """Units that run at the same time and talk to each other; unit k is the member of rank k.
+
+    All are leased at once or none is, each knows where the others listen before it begins, and what one of them
+    loses is lost for all. Their results count when the last one is there.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FixedEffectStage:
     """An optimisation over distributed derivatives: rounds of evaluations until the driver is satisfied."""
 
@@ -263,6 +272,8 @@ class UnitRow:
     done: bool
     directory: str = ""
     result_json: str = ""
+    reasons: tuple[str, ...] = ()
+    """Of rank 0 of a gang: how attempts of the gang failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,6 +286,26 @@ class StageRow:
     ended: float | None = None
     outcome: Mapping[str, Any] | None = None
     """A fixed effect's outcome; units have theirs in their rows."""
+
+
+class MemberState(StrEnum):
+    """How far a member of a gang is."""
+
+    JOINING = "joining"
+    """It has been leased; not all members have said where they listen."""
+    RUNNING = "running"
+    FINISHED = "finished"
+    """Its result is there, and counts when all others are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GangMember:
+    """A member of a running gang; its rank is its position."""
+
+    worker_id: str
+    state: MemberState
+    address: str = ""
+    """HOST:PORT at which the others reach it, once known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,6 +324,8 @@ class Progress:
     stage_seconds: float = 0.0
     objective: float = 0.0
     gradient_ratio: float = 0.0
+    members: tuple[GangMember, ...] = ()
+    """By rank, while a gang runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

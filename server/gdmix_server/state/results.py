@@ -10,10 +10,12 @@ from gdmix_core.errors import InternalError, JobFailed, catalog
 from gdmix_core.tasks import Task, TaskResult, result_from_json
 from gdmix_server.state.effects import Effects
 from gdmix_server.state.events import UnitFailed, UnitFinished
-from gdmix_server.state.instructions import Acknowledge, KeepArrays, TellOptimiser
+from gdmix_server.state.gang_results import GangResults
+from gdmix_server.state.gangs import GangRun
+from gdmix_server.state.instructions import Acknowledge, TellOptimiser
 from gdmix_server.state.job_book import JobBook
 from gdmix_server.state.jobs import Job
-from gdmix_server.state.leases import Grant, LeaseTable, output_directory, save_unit
+from gdmix_server.state.leases import Grant, LeaseTable, save_unit
 from gdmix_server.state.rounds import FixedEffectRun
 from gdmix_server.state.settings import MachineSettings
 from gdmix_server.state.workers import Cluster
@@ -44,12 +46,19 @@ class Results:
     """The accounts of units that are out."""
 
     def __init__(
-        self, *, settings: MachineSettings, cluster: Cluster, leases: LeaseTable, jobs: JobBook
+        self,
+        *,
+        settings: MachineSettings,
+        cluster: Cluster,
+        leases: LeaseTable,
+        jobs: JobBook,
+        gangs: GangResults,
     ) -> None:
         self._settings = settings
         self._cluster = cluster
         self._leases = leases
         self._jobs = jobs
+        self._gangs = gangs
         self._known_codes = frozenset(catalog())
 
     # ---- what workers report -----------------------------------------------------------------------------
@@ -106,14 +115,21 @@ class Results:
             text = f"worker {name} {reason}; {units} of {stages} will run elsewhere"
             lost[0].job.notice(effects, text)
             for grant in lost:
-                self._die(grant, effects)
+                if isinstance(grant.run, GangRun):
+                    self._gangs.lost(grant, effects, reason)
+                else:
+                    self._die(grant, effects)
 
     def put_back(self, grants: Sequence[Grant], effects: Effects) -> None:
         """Put back units that nobody is to blame for."""
         for grant in grants:
+            run = grant.run
+            if isinstance(run, GangRun):
+                self._gangs.put_back(grant, effects)
+                continue
             self._leases.revoke(grant, effects)
-            grant.run.put_back(grant.unit, self._slots())
-            save_unit(grant.job, grant.run, grant.unit, effects)
+            run.put_back(grant.unit, self._slots())
+            save_unit(grant.job, run, grant.unit, effects)
 
     def _die(self, grant: Grant, effects: Effects) -> None:
         if self._leases.of_lease(grant.lease) is None:
@@ -135,26 +151,19 @@ class Results:
     # ---- accounts ----------------------------------------------------------------------------------------
 
     def _accept(self, grant: Grant, result: TaskResult, result_json: str, effects: Effects) -> None:
-        job, run, unit, lease = grant.job, grant.run, grant.unit, grant.lease
-        self._leases.release(grant)
-        worker = self._cluster.get(grant.worker_id)
-        if worker is not None:
-            # Its next heartbeat counts without this unit, whose rows are counted as done from now on.
-            worker.rows_done = worker.entities_done = 0
+        job, run = grant.job, grant.run
         if isinstance(run, FixedEffectRun):
-            run.accept(unit, lease)
-            effects.add(Acknowledge(worker_id=grant.worker_id, lease=lease, accepted=True))
+            self._leases.finish(grant)
+            run.accept(grant.unit, grant.lease)
+            effects.add(Acknowledge(worker_id=grant.worker_id, lease=grant.lease, accepted=True))
             self._jobs.progressed(job, effects)
             if run.round_complete:
                 self._tell(job, run, effects)
             return
-        unit.directory = output_directory(job, lease)
-        unit.result_json = result_json
-        run.accept(unit, result)
-        job.accepted.add(lease.fence)
-        effects.add(KeepArrays(lease=lease))
-        save_unit(job, run, unit, effects)
-        effects.add(Acknowledge(worker_id=grant.worker_id, lease=lease, accepted=True))
+        if isinstance(run, GangRun):
+            self._gangs.finished(grant, result, result_json, effects)
+            return
+        self._leases.accept(grant, result, result_json, effects)
         if run.finished:
             self._jobs.finish_units(job, effects)
         else:
@@ -171,6 +180,9 @@ class Results:
         self, grant: Grant, effects: Effects, error_code: str, message: str, *, retryable: bool
     ) -> None:
         job, run, unit = grant.job, grant.run, grant.unit
+        if isinstance(run, GangRun):
+            self._gangs.failed(grant, effects, error_code, message, retryable=retryable)
+            return
         self._leases.release(grant)
         # Not accepted: arrays that it pushed are of no use.
         effects.add(Acknowledge(worker_id=grant.worker_id, lease=grant.lease, accepted=False))

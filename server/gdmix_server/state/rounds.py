@@ -15,6 +15,7 @@ from itertools import accumulate, pairwise
 from typing import cast
 
 from gdmix_core.tasks import EvaluateFixedEffect
+from gdmix_server.state.gangs import GangRun
 from gdmix_server.state.model import FixedEffectStage, Lease
 from gdmix_server.state.units import RETRIES_LOOKED_AT, Unit, UnitStageRun
 from gdmix_server.state.workers import Worker
@@ -207,5 +208,5 @@ class FixedEffectRun:
         return Part(number=number, task=task, rows=rows, shards=shards, owner=owner)
 
 
-StageRun = UnitStageRun | FixedEffectRun
-"""A running stage of either kind."""
+StageRun = UnitStageRun | GangRun | FixedEffectRun
+"""A running stage of any kind."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 from gdmix_core.errors import Unavailable
 from gdmix_server.state.effects import Effects
+from gdmix_server.state.gangs import GangRun
 from gdmix_server.state.instructions import SendTask
 from gdmix_server.state.job_book import JobBook
 from gdmix_server.state.jobs import Job
@@ -14,12 +16,16 @@ from gdmix_server.state.model import JobState
 from gdmix_server.state.rounds import FixedEffectRun, StageRun
 from gdmix_server.state.settings import MachineSettings
 from gdmix_server.state.timers import Deadline, Timers
-from gdmix_server.state.units import Unit
+from gdmix_server.state.units import Unit, UnitStageRun
 from gdmix_server.state.workers import Cluster, Worker
 
 
 class Scheduler:
-    """Hands waiting units to free slots: those of the oldest job first, the rest to younger jobs."""
+    """Hands waiting units to free slots: those of the oldest job first, the rest to younger jobs.
+
+    A gang takes all its slots at once. While it waits, and the workers that are there could take it, what is free
+    is kept for it: younger jobs get nothing. It holds nothing itself, so that two gangs cannot wait for each other.
+    """
 
     def __init__(
         self,
@@ -42,8 +48,13 @@ class Scheduler:
         for job in self._jobs.active:
             if self._cluster.pick(job.row.fingerprint) is None:
                 return
-            if job.run is not None and job.run.waiting:
-                self._serve(job, job.run, effects)
+            run = job.run
+            if run is None or not run.waiting:
+                continue
+            if not isinstance(run, GangRun):
+                self._serve(job, run, effects)
+            elif not self._serve_gang(job, run, effects) and run.size <= self._cluster.slots:
+                return
 
     def watch_for_workers(self, effects: Effects) -> None:
         """Warn jobs that want a worker when there is none, and begin to count their patience."""
@@ -51,6 +62,7 @@ class Scheduler:
             for job_id in self._lonely:
                 self._timers.clear(Deadline.WAIT, job_id)
             self._lonely.clear()
+            self._tell_short_gangs(effects)
             return
         self._lonely.intersection_update(job.job_id for job in self._jobs.active)
         for job in self._jobs.active:
@@ -71,7 +83,50 @@ class Scheduler:
         message = f"no worker was connected for {seconds:g} s; start workers, then resume the job"
         self._jobs.fail(job, effects, Unavailable.code, message)
 
-    def _serve(self, job: Job, run: StageRun, effects: Effects) -> None:
+    def _tell_short_gangs(self, effects: Effects) -> None:
+        """Tell jobs once whose gang is larger than what the workers run side by side."""
+        if self._timers.has(Deadline.GRACE, ""):
+            return
+        for job in self._jobs.active:
+            run = job.run
+            if isinstance(run, GangRun) and run.waiting and not run.told_short:
+                slots = self._cluster.slots
+                if slots < run.size:
+                    run.told_short = True
+                    text = (
+                        f"the gang of {run.size} of stage {run.stage.name!r} needs {run.size} free slots; {slots} "
+                        "are connected: it waits for more workers"
+                    )
+                    job.notice(effects, text)
+
+    def _serve_gang(self, job: Job, run: GangRun, effects: Effects) -> bool:
+        """Hand out a whole gang; return False when it has to wait."""
+        workers = self._cluster.spread(
+            run.size,
+            job.row.fingerprint,
+            avoided=run.avoided,
+            heard_since=run.failed_at,
+            full=self._full_of_gangs(),
+        )
+        if not workers:
+            return False
+        run.told_short = False
+        for unit, worker in zip(run.units, workers, strict=True):
+            self._hand_out(job, run, unit, worker, effects)
+        self._jobs.await_gang(job, effects)
+        self._jobs.progressed(job, effects)
+        return True
+
+    def _full_of_gangs(self) -> set[str]:
+        """Return the workers whose every slot a gang has, which may be for hours."""
+        runs = (job.run for job in self._jobs.active)
+        members = Counter(
+            unit.worker_id for run in runs if isinstance(run, GangRun) for unit in run.running.values()
+        )
+        workers = ((self._cluster.get(name), count) for name, count in members.items())
+        return {worker.worker_id for worker, count in workers if worker and count >= worker.info.threads}
+
+    def _serve(self, job: Job, run: UnitStageRun | FixedEffectRun, effects: Effects) -> None:
         if isinstance(run, FixedEffectRun) and run.wants_plan:
             run.plan(self._cluster.usable_workers())
         refused: set[str] = set()
@@ -104,6 +159,7 @@ class Scheduler:
                 lease=lease,
                 task=replace(unit.task, output=output_directory(job, lease)),
                 arrays=run.arrays,
+                gang_size=run.size if isinstance(run, GangRun) else 0,
             )
         )
 

@@ -24,12 +24,15 @@ class MachineSettings:
     """A connected worker that was silent for this long has lost its units."""
     reconnect_seconds: float = 3.0
     """How long a worker may take to come back after its session broke."""
-    restart_grace_seconds: float = 5.0
-    """After a restart, leases of before are held this long for workers that announce them."""
+    restart_grace_seconds: float = 7.0
+    """After a restart, leases of before are held this long for workers that announce them; longer than the 5 s that
+    a worker waits at most between two tries."""
     attempts: int = 3
     """A unit that failed this often fails its job."""
     deaths: int = 3
     """A unit that took this many workers down is quarantined: its job fails."""
+    gang_join_seconds: float = 60.0
+    """A gang whose members have not all said where they listen by then has failed, and begins again."""
     workers_wait_seconds: float = 60.0
     """A job that wants a worker fails when none is connected for this long."""
     progress_seconds: float = 0.25

@@ -17,6 +17,8 @@ class Deadline(StrEnum):
     """Leases of before a restart are held no longer."""
     WAIT = "wait"
     """A job that waits for any worker gives up."""
+    GANG = "gang"
+    """The members of a job's gang have to have joined it."""
     PROGRESS = "progress"
     """A job's withheld progress is told."""
 

@@ -1,4 +1,4 @@
-"""A stage of units while it runs: what waits, what is out, what is done."""
+"""A stage of units while it runs: what waits, what is out, what is done. `gangs` has those that run together."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ class Unit:
     result: TaskResult | None = None
     avoid: str = ""
     """Worker where it failed last: another one gets the next attempt if there is another."""
+    reasons: tuple[str, ...] = ()
+    """Of rank 0 of a gang: how attempts of the gang failed."""
 
     def row(self, job_id: str, stage: str) -> UnitRow:
         """Return the unit as the journal holds it."""
@@ -49,11 +51,12 @@ class Unit:
             done=self.done,
             directory=self.directory,
             result_json=self.result_json,
+            reasons=self.reasons,
         )
 
 
-class UnitStageRun:
-    """A `UnitStage` while it runs; larger units first, then by number."""
+class UnitsRun:
+    """What stages of units have in common while they run: the units, their results, and counts."""
 
     def __init__(self, stage: UnitStage, rows: Mapping[int, UnitRow]) -> None:
         """Begin, or go on from the rows of a journal.
@@ -71,7 +74,7 @@ class UnitStageRun:
         self.rows_done = self.entities_done = 0
         self.shown_rows = self.shown_entities = 0
         """The largest counts that progress told: what is shown never goes back."""
-        self.done = 0
+        self._done = 0
         self.units = [
             Unit(number=number, task=task, rows=stage.rows[number] if stage.rows else 0)
             for number, task in enumerate(stage.units)
@@ -83,22 +86,18 @@ class UnitStageRun:
                     f"{len(self.units)} units in this version of gdmix; submit the job again"
                 )
             self._restore(self.units[row.unit], row)
-        self._retries: deque[Unit] = deque()
-        self._waiting = [
-            (-unit.rows, unit.number) for unit in self.units if unit.lease is None and not unit.done
-        ]
-        heapq.heapify(self._waiting)
 
     @staticmethod
     def _restore(unit: Unit, row: UnitRow) -> None:
         unit.attempts, unit.failures, unit.deaths = row.attempts, row.failures, row.deaths
         unit.lease, unit.worker_id = row.lease, row.worker_id
         unit.done, unit.directory, unit.result_json = row.done, row.directory, row.result_json
+        unit.reasons = row.reasons
 
     @property
-    def waiting(self) -> bool:
-        """Whether units wait for a worker."""
-        return bool(self._waiting or self._retries)
+    def done(self) -> int:
+        """Number of units that are done."""
+        return self._done
 
     @property
     def size(self) -> int:
@@ -108,7 +107,7 @@ class UnitStageRun:
     @property
     def finished(self) -> bool:
         """Whether every unit is done."""
-        return self.done == len(self.units)
+        return self._done == len(self.units)
 
     def leased(self) -> Iterable[Unit]:
         """Return the units that the rows of a journal had out."""
@@ -117,6 +116,42 @@ class UnitStageRun:
     def done_units(self) -> Iterable[Unit]:
         """Return the units that the rows of a journal had done; `accept` MUST be called for each."""
         return (unit for unit in self.units if unit.done)
+
+    def accept(self, unit: Unit, result: TaskResult) -> None:
+        """Take a unit's result; it is done."""
+        unit.result = result
+        unit.done = True
+        self._done += 1
+        self.rows_done += unit.rows or _count(result, "rows")
+        self.entities_done += _count(result, "entities")
+
+    def outcome(self, seconds: float, reproducible: bool) -> UnitsOutcome:
+        """Return what a finished stage leaves."""
+        results = tuple(unit.result for unit in self.units if unit.result is not None)
+        return UnitsOutcome(
+            results=results,
+            directories=tuple(unit.directory for unit in self.units),
+            seconds=seconds,
+            reproducible=reproducible,
+        )
+
+
+class UnitStageRun(UnitsRun):
+    """A `UnitStage` while it runs; larger units first, then by number."""
+
+    def __init__(self, stage: UnitStage, rows: Mapping[int, UnitRow]) -> None:
+        """Begin, or go on from the rows of a journal; raises as `UnitsRun`."""
+        super().__init__(stage, rows)
+        self._retries: deque[Unit] = deque()
+        self._waiting = [
+            (-unit.rows, unit.number) for unit in self.units if unit.lease is None and not unit.done
+        ]
+        heapq.heapify(self._waiting)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether units wait for a worker."""
+        return bool(self._waiting or self._retries)
 
     def take(self, worker_id: str, others: bool) -> Unit | None:
         """Return the next unit for a worker, None when only failed ones wait, and for another worker.
@@ -142,24 +177,6 @@ class UnitStageRun:
         unit.lease = None
         unit.avoid = unit.worker_id
         self._retries.append(unit)
-
-    def accept(self, unit: Unit, result: TaskResult) -> None:
-        """Take a unit's result; it is done."""
-        unit.result = result
-        unit.done = True
-        self.done += 1
-        self.rows_done += unit.rows or _count(result, "rows")
-        self.entities_done += _count(result, "entities")
-
-    def outcome(self, seconds: float, reproducible: bool) -> UnitsOutcome:
-        """Return what a finished stage leaves."""
-        results = tuple(unit.result for unit in self.units if unit.result is not None)
-        return UnitsOutcome(
-            results=results,
-            directories=tuple(unit.directory for unit in self.units),
-            seconds=seconds,
-            reproducible=reproducible,
-        )
 
 
 def _count(result: TaskResult, name: str) -> int:

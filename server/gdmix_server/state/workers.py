@@ -153,6 +153,11 @@ class Cluster:
         return bool(self._present)
 
     @property
+    def slots(self) -> int:
+        """Number of units that those workers run side by side."""
+        return sum(self._workers[name].info.threads for name in self._present)
+
+    @property
     def usable(self) -> int:
         """Number of workers that run units now."""
         return len(self._usable)
@@ -163,22 +168,53 @@ class Cluster:
 
     def pick(self, fingerprint: str, excluded: Collection[str] = ()) -> Worker | None:
         """Return the least loaded worker with a free slot, one with `fingerprint` when there is one."""
-        for group in self._by_preference(fingerprint):
-            worker = self._top(group, excluded)
+        for name in self._by_preference(fingerprint):
+            worker = self._top(self._groups[name], excluded)
             if worker is not None:
                 return worker
         return None
 
-    def _by_preference(self, fingerprint: str) -> list[list[_Entry]]:
+    def spread(
+        self, members: int, fingerprint: str, *, avoided: str, heard_since: float, full: Collection[str]
+    ) -> list[Worker]:
+        """Return a worker with a free slot for each member of a gang, empty when there are too few.
+
+        Members go to as many different workers as there are: with fewer workers than members, some get several.
+
+        Args:
+            members: How many.
+            fingerprint: Numerics that are preferred.
+            avoided: Worker that is taken last.
+            heard_since: Workers that were not heard of since then are not taken.
+            full: Workers that will have no slot for long; the others that have none now are waited for.
+        """
+        order = {name: place for place, name in enumerate(self._by_preference(fingerprint))}
+
+        def preference(worker: Worker) -> tuple[bool, int, float, int]:
+            info, load = worker.info, len(worker.fences)
+            return (worker.worker_id == avoided, order[info.fingerprint], load / info.threads, worker.number)
+
+        usable = (worker for worker in self.usable_workers() if worker.heard >= heard_since)
+        free = sorted((worker for worker in usable if worker.available), key=preference)
+        if len(free) < min(members, len(self._present.difference(full))):
+            return []
+        chosen: list[Worker] = []
+        taken = 0
+        while free and len(chosen) < members:
+            chosen += free
+            taken += 1
+            free = [worker for worker in free if len(worker.fences) + taken < worker.info.threads]
+        return chosen[:members] if len(chosen) >= members else []
+
+    def _by_preference(self, fingerprint: str) -> list[str]:
         if len(self._groups) < 2:
-            return list(self._groups.values())
+            return list(self._groups)
         slots: dict[str, int] = {}
         if fingerprint not in self._groups:
             # A job that starts now goes where most of its units can follow.
             for worker in self.usable_workers():
                 slots[worker.info.fingerprint] = slots.get(worker.info.fingerprint, 0) + worker.info.threads
-        order = sorted(self._groups, key=lambda name: (name != fingerprint, -slots.get(name, 0)))
-        return [self._groups[name] for name in order]
+        return sorted(self._groups, key=lambda name: (name != fingerprint, -slots.get(name, 0)))
 
     def _top(self, group: list[_Entry], excluded: Collection[str]) -> Worker | None:
         aside: list[_Entry] = []

@@ -20,6 +20,7 @@ from gdmix_core.tasks import (
     to_json,
 )
 from gdmix_server.state.events import (
+    GangJoined,
     JobCancelRequested,
     JobDeleteRequested,
     JobResumeRequested,
@@ -42,12 +43,14 @@ from gdmix_server.state.instructions import (
     SaveStage,
     SaveUnit,
     SendTask,
+    StartGang,
     WakeAt,
 )
 from gdmix_server.state.machine import StateMachine
 from gdmix_server.state.model import (
     FixedEffectOutcome,
     FixedEffectStage,
+    GangStage,
     JobRow,
     Lease,
     StageRow,
@@ -85,6 +88,8 @@ class Drive:
         self.threads: dict[str, int] = {}
         self.out: dict[int, SendTask] = {}
         """Tasks that were sent and neither revoked nor acknowledged, by fence."""
+        self.gangs: dict[tuple[str, str], int] = {}
+        """Sizes of the gangs that were sent, by job and stage."""
         self.told: dict[str, int] = {}
         self.wake: float | None = None
         self._session = 0
@@ -122,12 +127,13 @@ class Drive:
         ready: bool = True,
         version: str = "1.2.9",
         fingerprint: str = "f" * 16,
+        host: str = "here",
     ) -> list[Instruction]:
         self._session += 1
         self.sessions[worker_id], self.threads[worker_id] = self._session, threads
         worker = WorkerInfo(
             worker_id=worker_id,
-            host="here",
+            host=host,
             pid=1,
             threads=threads,
             version=version,
@@ -178,6 +184,18 @@ class Drive:
             )
         )
 
+    def join(self, sent: SendTask, address: str = "") -> list[Instruction]:
+        """Have a gang's member say where it listens."""
+        address = address or f"127.0.0.1:{40000 + sent.lease.fence % 1000}"
+        return self.handle(
+            GangJoined(now=self.now, worker_id=sent.worker_id, lease=sent.lease, address=address)
+        )
+
+    def members(self, job_id: str = "j") -> list[SendTask]:
+        """The members of a job's gang that are out, by rank."""
+        out = [sent for sent in self.out.values() if sent.lease.job_id == job_id and sent.gang_size]
+        return sorted(out, key=lambda sent: sent.lease.unit)
+
     def wait(self, seconds: float, *alive: str) -> list[Instruction]:
         """Let time pass as the interpreter does: a tick whenever one was wished for, heartbeats in between."""
         end, done = self.now + seconds, []
@@ -221,7 +239,8 @@ class Drive:
     def work(self, *worker_ids: str) -> None:
         """Have workers finish what they are sent until nothing more comes."""
         while sent := [one for name in worker_ids for one in self.sent_to(name)]:
-            self.finish(sent[0])
+            for one in sent:
+                self.finish(one)
 
     def _take(self, batch: list[Instruction]) -> list[Instruction]:
         saved = {(i.row.job_id, i.row.stage, i.row.unit): i.row for i in batch if isinstance(i, SaveUnit)}
@@ -245,6 +264,10 @@ class Drive:
                     if sent is not None and sent.worker_id == worker_id and sent.lease == lease:
                         assert not self.machine.is_current(lease)
                         del self.out[lease.fence]
+                case StartGang(lease=lease, addresses=addresses):
+                    assert len(addresses) == self.out[lease.fence].gang_size
+                    revoked = {one.lease for one in batch if isinstance(one, RevokeLease)}
+                    assert self.machine.is_current(lease) or lease in revoked
                 case DeleteJob(job_id=job_id):
                     self._forget(job_id)
                 case Emit(event=event):
@@ -254,13 +277,27 @@ class Drive:
                     self.wake = time
         for worker_id, threads in self.threads.items():
             assert len(self.sent_to(worker_id)) <= threads
+        self._check_gangs()
         return batch
+
+    def _check_gangs(self) -> None:
+        """A gang is out as a whole or not at all, and done as a whole or not at all."""
+        for (job_id, stage), size in self.gangs.items():
+            rows = [row for key, row in self.units.items() if key[:2] == (job_id, stage)]
+            leases = [row.lease for row in rows if row.lease is not None]
+            assert len(leases) in {0, size}
+            assert len({lease.attempt for lease in leases}) <= 1
+            assert sum(row.done for row in rows) in {0, size}
+            out = [sent.lease for sent in self.out.values() if sent.lease.stage == stage]
+            assert all(lease in leases for lease in out if lease.job_id == job_id)
 
     def _check_lease(self, lease: Lease, sent: SendTask, saved: dict[Any, UnitRow]) -> None:
         assert lease.fence > self._fence, "fences rise, over restarts too"
         assert lease.epoch == self.epoch
         assert sent.session == self.sessions[sent.worker_id]
         self._fence = lease.fence
+        if sent.gang_size:
+            self.gangs[lease.job_id, lease.stage] = sent.gang_size
         # A later instruction of the batch may have ended it again.
         if self.machine.is_current(lease):
             self.out[lease.fence] = sent
@@ -278,6 +315,22 @@ def units(name: str, count: int, *, rows: Sequence[int] = ()) -> UnitStage:
     """Return a stage of units."""
     tasks = tuple(RemoveWork(output="", directory=f"/{name}/{i}") for i in range(count))
     return UnitStage(name=name, title=f"doing {name}", units=tasks, rows=tuple(rows))
+
+
+def gang(name: str, size: int) -> GangStage:
+    """Return a stage of a gang."""
+    tasks = tuple(RemoveWork(output="", directory=f"/{name}/{i}") for i in range(size))
+    return GangStage(name=name, title=f"doing {name}", units=tasks)
+
+
+def one_gang(size: int = 3) -> Callable[..., Any]:
+    """Return a program of one gang, `fit`."""
+
+    def program(job: Any) -> Any:
+        outcome = yield gang("fit", size)
+        assert len(set(outcome.directories)) == len(outcome.results) == size
+
+    return program
 
 
 def one_stage(count: int = 3, *, rows: Sequence[int] = ()) -> Callable[..., Any]:
@@ -340,6 +393,8 @@ def by_hand() -> SimpleNamespace:
         SETTINGS=SETTINGS,
         OUTCOME=OUTCOME,
         units=units,
+        gang=gang,
+        one_gang=one_gang,
         one_stage=one_stage,
         fixed_effect=fixed_effect,
         of=of,

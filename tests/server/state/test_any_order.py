@@ -1,7 +1,7 @@
 """Whatever happens, in whatever order: every unit is accepted once, nothing stalls, the result is the same.
 
 `Drive` checks every batch: fences rise, leases are journaled before they are sent, a unit that is done stays as
-it is, nobody gets more than it has threads, sequence numbers rise.
+it is, nobody gets more than it has threads, sequence numbers rise, a gang is out or done as a whole or not at all.
 """
 
 from __future__ import annotations
@@ -19,18 +19,27 @@ from hypothesis.stateful import (
 
 from gdmix_core.tasks import EvaluateFixedEffect
 from gdmix_server.state.events import OptimiserAsked, OptimiserFinished
-from gdmix_server.state.instructions import StartOptimiser, TellOptimiser
+from gdmix_server.state.instructions import StartGang, StartOptimiser, TellOptimiser
 from gdmix_server.state.model import JobState
 
 WORKERS = st.sampled_from("abc")
 ROUNDS = 3
 
 
-def test_any_order(by_hand):
+@pytest.mark.parametrize("gang_first", [False, True])
+def test_any_order(by_hand, gang_first):
+    def train_gang():
+        outcome = yield by_hand.gang("gang", 2)
+        assert len(set(outcome.directories)) == 2
+
     def program(job):
+        if gang_first:
+            yield from train_gang()
         first = yield by_hand.units("first", 4, rows=(1, 9, 3, 3))
         assert len(first.results) == 4
         yield by_hand.fixed_effect((3, 1, 4, 1, 5))
+        if not gang_first:
+            yield from train_gang()
         last = yield by_hand.units("last", 2)
         assert len(set(last.directories)) == 2
 
@@ -44,6 +53,8 @@ def test_any_order(by_hand):
             self.round = 0
             self.asked = False
             self.finished_tasks = []
+            self.addresses: dict[int, str] = {}
+            self.reported: set[int] = set()
             self.connected: set[str] = set()
             self.take(self.drive.submit())
 
@@ -52,6 +63,11 @@ def test_any_order(by_hand):
             for instruction in batch:
                 if isinstance(instruction, StartOptimiser):
                     self.round, self.asked = self.round or 1, False
+                # The same batch may call the members back again.
+                if isinstance(instruction, StartGang) and instruction.lease.fence in self.drive.out:
+                    members = self.drive.members()
+                    told = tuple(self.addresses[sent.lease.fence] for sent in members)
+                    assert instruction.addresses == told, "those of this attempt"
                 if isinstance(instruction, TellOptimiser):
                     assert [s for _, numbers in instruction.nodes for s in numbers] == [0, 1, 2, 3, 4]
                     assert instruction.round_number == self.round
@@ -98,8 +114,21 @@ def test_any_order(by_hand):
         @rule(data=st.data())
         def finish(self, data) -> None:
             sent = self.drive.out[data.draw(st.sampled_from(sorted(self.drive.out)))]
+            self.finish_one(sent)
+
+        def finish_one(self, sent) -> None:
             self.finished_tasks.append(sent)
+            self.reported.add(sent.lease.fence)
             self.take(self.drive.finish(sent))
+
+        @precondition(lambda self: self.drive.members())
+        @rule(data=st.data(), everybody=st.booleans())
+        def join(self, data, everybody: bool) -> None:
+            """Members say where they listen, once or again."""
+            members = self.drive.members()
+            for sent in members if everybody else [data.draw(st.sampled_from(members))]:
+                address = self.addresses.setdefault(sent.lease.fence, f"here:{len(self.addresses) + 1}")
+                self.take(self.drive.join(sent, address))
 
         @precondition(lambda self: self.finished_tasks)
         @rule(data=st.data())
@@ -120,9 +149,12 @@ def test_any_order(by_hand):
         def stand_still(self, seconds: float) -> None:
             self.drive.now += seconds
 
-        @rule()
-        def kill_coordinator(self) -> None:
-            held = {worker: self.drive.sent_to(worker) for worker in self.connected}
+        @rule(forgetful=WORKERS)
+        def kill_coordinator(self, forgetful: str) -> None:
+            """A worker may have been killed together with it, and come back under its name."""
+            held = {
+                worker: self.drive.sent_to(worker) if worker != forgetful else [] for worker in self.connected
+            }
             self.asked = False
             self.take(self.drive.restart())
             for worker in sorted(self.connected):
@@ -147,7 +179,8 @@ def test_any_order(by_hand):
 
         def teardown(self) -> None:
             """With one healthy worker, the job gets to its end from wherever it was."""
-            self.take(self.drive.connect("healthy"))
+            self.take(self.drive.connect("healthy", threads=2))
+            self.reported.clear()
             for _ in range(200):
                 if self.drive.job().state.ended:
                     break
@@ -155,8 +188,13 @@ def test_any_order(by_hand):
                     self.ask()
                 elif self.round == ROUNDS + 1:
                     self.converge()
-                elif self.drive.sent_to("healthy"):
-                    self.take(self.drive.finish(self.drive.sent_to("healthy")[0]))
+                elif sent := [
+                    one
+                    for one in self.drive.sent_to("healthy")
+                    # What a gang's member brought counts, and ends its lease, with the last one's only.
+                    if one.lease.fence not in self.reported
+                ]:
+                    self.finish_one(sent[0])
                 else:
                     for worker in sorted(self.connected):
                         self.disconnect_named(worker)
@@ -165,6 +203,7 @@ def test_any_order(by_hand):
             done = {key: row for key, row in self.drive.units.items() if row.done}
             assert sorted((stage, unit) for _, stage, unit in done) == [
                 *(("first", unit) for unit in range(4)),
+                *(("gang", unit) for unit in range(2)),
                 *(("last", unit) for unit in range(2)),
             ]
             assert not any(isinstance(sent.task, EvaluateFixedEffect) for sent in self.drive.out.values())

@@ -236,7 +236,7 @@ def test_leases_that_nobody_announces_are_given_out_again_after_a_while(by_hand)
     drive.restart()
     drive.connect("new")
     assert drive.sent_to("new") == []
-    batch = drive.wait(5.1, "new")
+    batch = drive.wait(7.1, "new")
     assert by_hand.of(RevokeLease, batch)[0].lease == old.lease
     [again] = drive.sent_to("new")
     # Nobody died of it, as far as anybody knows; and the old fence counts for nothing.
