@@ -19,6 +19,7 @@ PATH_FIELDS = frozenset(
         "directories",
         "directory",
         "index",
+        "crossing",
         "initial",
         "linearised",
         "metadata",
