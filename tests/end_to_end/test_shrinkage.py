@@ -200,6 +200,39 @@ def test_posterior_variances_know_of_the_other_coordinates(client: Client, tmp_p
     assert np.all(found[2:] >= alone[2:] * (1 - 1e-3))
 
 
+def test_a_mean_that_is_not_zero_goes_into_the_fixed_effect(client: Client, tmp_path: Path) -> None:
+    """Slopes of users around 0.9 with variance 0.09: around 0, they would have one of 0.9."""
+    random = np.random.default_rng(3)
+    user, x = random.integers(0, USERS, 2 * ROWS), random.normal(size=2 * ROWS)
+    slope = random.normal(0.9, 0.3, USERS)
+    label = (random.random(2 * ROWS) < expit(slope[user] * x)).astype(float)
+    frame = pl.DataFrame({"uid": np.arange(2 * ROWS), "user_id": user, "x": x, "response": label})
+    frame[:ROWS].write_parquet(tmp_path / "train.parquet")
+    frame[ROWS:].with_columns(user_id=pl.lit(-1)).write_parquet(tmp_path / "validation.parquet")
+    variances, aucs = [], []
+    for center in (False, True):
+        job = document(tmp_path, tmp_path / str(center), "logistic_regression")
+        job["features"] = {"row": [{"column": "x", "kind": "numeric"}]}
+        job["coordinates"] = {
+            "global": {"fixed_effect": "logistic_regression"},
+            "per_user": {"random_effect": "user_id", "features": "row", "partitions": 2, "center": center},
+        }
+        done, notices = told(client, job)
+        group = groups_of(done)["per_user.row.x"]
+        assert group.variance is not None
+        variances.append(group.variance)
+        aucs.append(done.coordinates[-1].validation[0].value)
+        change = "center: per_user's mean coefficients are fitted by global: bag row added"
+        assert (change in notices) is center
+    assert variances[0] > 0.6
+    assert variances[1] == pytest.approx(0.09, rel=0.5)
+    assert aucs[0] == 0.5
+    assert aucs[1] is not None
+    assert aucs[1] > 0.65
+    fixed = read_fixed_effect(open_model(directory_of(done)).fixed_effect("global"))
+    assert fixed.coefficients[1] == pytest.approx(0.9, abs=0.1)
+
+
 def test_a_coordinate_without_variance_vanishes_and_says_so(client: Client, tmp_path: Path) -> None:
     task = "logistic_regression"
     simulated(task, tmp_path, alike=True)

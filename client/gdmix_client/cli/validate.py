@@ -23,7 +23,7 @@ def validate(
 ) -> None:
     """Check a job config, and with --data the files it names."""
     from gdmix_client.cli.train import read_config
-    from gdmix_core.config import config_digest
+    from gdmix_core.config import config_digest, with_means
 
     checked = read_config(config)
     document: dict[str, object] = {
@@ -39,6 +39,8 @@ def validate(
         result_document(document)
         return
     result(f"{config}: valid\n\n{_coordinates(checked)}")
+    for change in with_means(checked)[1]:
+        result(change)
     if data:
         files = document["data"]
         assert isinstance(files, dict)

@@ -1,5 +1,6 @@
 """Job configs: models, reading, checking."""
 
+from gdmix_core.config.center import with_means
 from gdmix_core.config.coordinates import (
     AUTO,
     AnyCoordinate,
@@ -47,5 +48,6 @@ __all__ = [
     "load_config",
     "parse_config",
     "resolve_paths",
+    "with_means",
     "with_values",
 ]

@@ -130,6 +130,8 @@ class RandomEffect(Coordinate):
     `<bag>`, `<bag>.<column>`."""
     regularize_bias: Switch = True
     """Whether l2 covers the intercept; without it, entities whose labels are all alike run to infinity."""
+    center: Switch = False
+    """Whether coefficients are pulled to their mean, which the fixed effect learns, and not to 0."""
     min_rows: Rows | None = None
     """Entities with fewer training rows get no model: their rows score 0 here."""
     max_rows: Rows | None = None

@@ -11,7 +11,13 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from gdmix_core.config.coordinates import AnyCoordinate, Coordinate, ExternalEffect, FixedEffect
+from gdmix_core.config.coordinates import (
+    AnyCoordinate,
+    Coordinate,
+    ExternalEffect,
+    FixedEffect,
+    RandomEffect,
+)
 from gdmix_core.config.data import DataConfig
 from gdmix_core.config.features import FeatureColumn, columns_of_bags
 from gdmix_core.config.strict import NAME_PATTERN, Strict, Switch, check_name
@@ -101,6 +107,7 @@ class JobConfig(Strict):
             *_data_problems(self),
             *_feature_problems(self),
             *_coordinate_problems(self),
+            *_center_problems(self),
             *_metric_problems(self),
         ]
         problems = problems or search_problems(self)
@@ -190,6 +197,30 @@ def _coordinate_problems(config: JobConfig) -> list[str]:
             )
         if isinstance(coordinate.l2, dict) and not unknown:
             problems.extend(_group_problems(config, where, coordinate))
+    return problems
+
+
+def mean_coordinate(config: JobConfig, name: str) -> str:
+    """Return the coordinate that fits a centred random effect's mean: the first native fixed effect, or a new one."""
+    for other, coordinate in config.coordinates.items():
+        if isinstance(coordinate, FixedEffect):
+            return other
+    return f"{name}_mean"
+
+
+def _center_problems(config: JobConfig) -> list[str]:
+    problems = []
+    native = any(isinstance(coordinate, FixedEffect) for coordinate in config.coordinates.values())
+    for name, coordinate in config.coordinates.items():
+        if not (isinstance(coordinate, RandomEffect) and coordinate.center):
+            continue
+        where, target = f"coordinates.{name}.center", mean_coordinate(config, name)
+        if config.action == "inference":
+            problems.append(f"{where}: found true; nothing is trained with action inference")
+        elif not native and target in config.coordinates:
+            problems.append(
+                f"{where}: its mean needs a fixed effect called {target}, which is another coordinate's name"
+            )
     return problems
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 
-from gdmix_core.config import JobConfig, with_values
+from gdmix_core.config import JobConfig, with_means, with_values
 from gdmix_core.metrics import parse_metric
 from gdmix_core.tasks import CheckStore
 from gdmix_server.program.convergence import descend_until_converged
@@ -34,8 +34,12 @@ def training_program(job: ProgramInput) -> Steps[None]:
     Raises:
         gdmix_core.errors.GdmixError: The job cannot succeed; the message says why.
     """
+    config, changes = with_means(job.config)
+    job = replace(job, config=config)
     check = CheckStore(output="", store=job.store, model=job.config.model)
     yield from run("store", "looking at the store", [check])
+    for change in changes:
+        yield Report(notice=change)
     prepared = yield from prepare_data(job.config)
     best: Descent | None = None
     for trial in trials(job.config):
