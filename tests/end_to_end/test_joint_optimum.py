@@ -82,8 +82,8 @@ def train(document: dict[str, Any], workers: int, kill: bool = False) -> tuple[J
     return done, notices
 
 
-def exact(data: Path) -> tuple[np.ndarray[Any, np.dtype[np.float64]], float]:
-    """Linear predictors by uid and objective at the joint optimum, by Newton's method on all coefficients at once."""
+def designs(data: Path) -> tuple[dict[str, Any], np.ndarray[Any, np.dtype[np.float64]]]:
+    """The coordinates' features of the training rows by uid, and labels."""
     rows = pl.read_parquet(data / "train.parquet").sort("uid")
     count = len(rows)
     genre = rows["genre"].cast(pl.Categorical).to_physical().to_numpy()
@@ -100,9 +100,15 @@ def exact(data: Path) -> tuple[np.ndarray[Any, np.dtype[np.float64]], float]:
         "per_user": sparse.hstack(of_user),
         "per_item": sparse.hstack([items, items.multiply(age[:, None])]),
     }
+    return blocks, rows["response"].to_numpy()
+
+
+def exact(data: Path) -> tuple[np.ndarray[Any, np.dtype[np.float64]], float]:
+    """Linear predictors by uid and objective at the joint optimum, by Newton's method on all coefficients at once."""
+    blocks, label = designs(data)
     design = sparse.hstack(list(blocks.values())).tocsr()
     ridge = np.concatenate([np.full(block.shape[1], L2[name]) for name, block in blocks.items()])
-    label, theta = rows["response"].to_numpy(), np.zeros(design.shape[1])
+    theta = np.zeros(design.shape[1])
     for _ in range(30):
         mean = expit(design @ theta)
         gradient = design.T @ (mean - label) + ridge * theta
@@ -114,10 +120,10 @@ def exact(data: Path) -> tuple[np.ndarray[Any, np.dtype[np.float64]], float]:
     return z, float(np.sum(np.logaddexp(0, z) - label * z) + 0.5 * np.sum(ridge * theta**2))
 
 
-def scores(done: Job) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The whole model's training scores by uid."""
+def scores(done: Job, name: str = "per_item") -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The training scores by uid of the model up to a coordinate."""
     found = {}
-    for part in sorted(directory_of(done).parents[1].glob("per_item/train_scores/*.avro")):
+    for part in sorted(directory_of(done).parents[1].glob(f"{name}/train_scores/*.avro")):
         with part.open("rb") as stream:
             found |= {record["uid"]: record["predictionScore"] for record in fastavro.reader(stream)}
     return np.array([found[uid] for uid in sorted(found)])
@@ -143,6 +149,11 @@ def test_the_joint_optimum_is_reached_whatever_happens(
     assert values[-1] == pytest.approx(objective, rel=1e-7)
     assert values[0] > values[1] > values[2] > objective + 1
     assert 3 < len(values) < 50
+    gradients = [
+        float(notice.split("largest gradient ")[1].split()[0]) for notice in notices if "norm" in notice
+    ]
+    assert len(gradients) == len(values)
+    assert gradients[-1] < 0.03 * gradients[0]
     assert notices[-1] == f"the joint optimum is reached in pass {len(values)}"
 
     disturbed, _ = train(job(config, tmp_path / "two", passes="until_converged"), workers=2, kill=True)
@@ -150,7 +161,19 @@ def test_the_joint_optimum_is_reached_whatever_happens(
 
 
 def test_plain_passes_stop_short_of_it(
-    config: Make, tmp_path: Path, optimum: tuple[np.ndarray[Any, np.dtype[np.float64]], float]
+    config: Make, tmp_path: Path, data: Path, optimum: tuple[np.ndarray[Any, np.dtype[np.float64]], float]
 ) -> None:
     done, _ = train(job(config, tmp_path / "out", passes=1), workers=1)
     assert apart(scores(done), optimum[0]) > 0.05
+    # What a coordinate's gradient is after the others have moved: its own has been 0.
+    blocks, _ = designs(data)
+    slope = {name: expit(scores(done, name)) for name in blocks}
+    gradients = [blocks[name].T @ (slope["per_item"] - slope[name]) for name in ("global", "per_user")]
+    _, notices = train(job(config, tmp_path / "more", passes="until_converged"), workers=1)
+    found = next(
+        re.search(r"largest gradient (\S+) \(norm (\S+)\)", text) for text in notices if "norm" in text
+    )
+    assert found is not None
+    every = np.concatenate(gradients)
+    assert float(found[1]) == pytest.approx(np.abs(every).max(), rel=0.06)
+    assert float(found[2]) == pytest.approx(np.linalg.norm(every), rel=0.06)

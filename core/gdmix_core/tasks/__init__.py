@@ -57,7 +57,17 @@ from gdmix_core.tasks.initial_model import (
     ScorePartition,
     TakeIndex,
 )
-from gdmix_core.tasks.joint import MeasurePass, MixScores, PassMeasured, ScoreChange
+from gdmix_core.tasks.joint import (
+    GradientMeasured,
+    MeasureGradient,
+    MeasurePass,
+    MixScores,
+    PassMeasured,
+    ScoreChange,
+    SlopeChangesWritten,
+    TrainedAgainst,
+    WriteSlopeChanges,
+)
 from gdmix_core.tasks.preparation import (
     BuildPartition,
     BuildShard,
@@ -188,6 +198,7 @@ __all__ = [
     "FixedEffectFinished",
     "FixedEffectLoaded",
     "FixedEffectPrepared",
+    "GradientMeasured",
     "IndexFeatures",
     "IndexMerged",
     "InspectData",
@@ -198,6 +209,7 @@ __all__ = [
     "LineariseShard",
     "LoadFixedEffect",
     "MeasureEntities",
+    "MeasureGradient",
     "MeasurePass",
     "MeasureShard",
     "MergeIndex",
@@ -238,6 +250,7 @@ __all__ = [
     "ShardLinearised",
     "ShardMeasured",
     "ShardScored",
+    "SlopeChangesWritten",
     "SolveAdvanced",
     "SolveBegun",
     "SolveEnded",
@@ -252,6 +265,7 @@ __all__ = [
     "Task",
     "TaskResult",
     "TrainRandomEffect",
+    "TrainedAgainst",
     "Unconverged",
     "Unmatched",
     "WarmStart",
@@ -260,6 +274,7 @@ __all__ = [
     "WriteModelFile",
     "WriteOffsets",
     "WriteScores",
+    "WriteSlopeChanges",
     "WriteSummary",
     "design_file",
     "external_directory",

@@ -1,10 +1,12 @@
-"""All coordinates together: the joint objective, and mixtures of scores."""
+"""All coordinates together: the joint objective and its gradient, and mixtures of scores."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gdmix_core.data.layout import DesignSpec, GroupingSpec
 from gdmix_core.tasks.home_shard import ShardInput
+from gdmix_core.tasks.shrinkage import JointPart
 from gdmix_core.tasks.task import Task, TaskResult
 
 
@@ -37,6 +39,56 @@ class PassMeasured(TaskResult):
     """Σ w ℓ(y, z), without penalties."""
     products: tuple[float, ...]
     """⟨change of a pass, change of the last pass⟩, over rows and coordinates; oldest pass first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedAgainst:
+    """A coordinate's scores of one home shard with the others' that it was trained against."""
+
+    input: ShardInput
+    design: DesignSpec | None = None
+    grouping: GroupingSpec | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteSlopeChanges(Task):
+    """Hand each coordinate's parts what ℓ' of one training shard's rows has changed by since it was trained.
+
+    Its own gradient was 0 then, up to its certificate, so that Xᵀ times this, weighted, is its gradient now.
+    """
+
+    kind = "write_slope_changes"
+    loss: int
+    input: ShardInput
+    """With the score blocks of all coordinates now."""
+    coordinates: tuple[TrainedAgainst, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlopeChangesWritten(TaskResult):
+    """The changes lie in the attempt's directory."""
+
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasureGradient(Task):
+    """Measure one part's gradient of the joint objective."""
+
+    kind = "measure_gradient"
+    part: JointPart
+    shards: tuple[str, ...]
+    """Directories of all shards' changes, in shard order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradientMeasured(TaskResult):
+    """Of the part's coefficients."""
+
+    largest: float
+    """Largest |g_j|."""
+    square: float
+    """Σ g_j²."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

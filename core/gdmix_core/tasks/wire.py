@@ -25,7 +25,15 @@ from gdmix_core.tasks.initial_model import (
     ScorePartition,
     TakeIndex,
 )
-from gdmix_core.tasks.joint import MeasurePass, MixScores, PassMeasured
+from gdmix_core.tasks.joint import (
+    GradientMeasured,
+    MeasureGradient,
+    MeasurePass,
+    MixScores,
+    PassMeasured,
+    SlopeChangesWritten,
+    WriteSlopeChanges,
+)
 from gdmix_core.tasks.preparation import (
     BuildPartition,
     BuildShard,
@@ -113,7 +121,9 @@ RESULT_OF: dict[type[Task], type[TaskResult]] = {
     WriteOffsets: OffsetsWritten,
     TrainRandomEffect: RandomEffectTrained,
     AssembleScores: ShardScored,
+    MeasureGradient: GradientMeasured,
     MeasurePass: PassMeasured,
+    WriteSlopeChanges: SlopeChangesWritten,
     MixScores: ShardScored,
     SurveyPart: PartSurveyed,
     LineariseShard: ShardLinearised,

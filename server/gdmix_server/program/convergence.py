@@ -8,15 +8,26 @@ offsets are ever extrapolated: coefficients and scores of a pass are those of ex
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import fsum, sqrt
 from typing import Final, cast
 
 from gdmix_core.config import ExternalEffect
 from gdmix_core.solvers.anderson import mixing_weights
 from gdmix_core.solvers.losses import Loss
-from gdmix_core.tasks import MeasurePass, MixScores, PassMeasured, ScoreChange
+from gdmix_core.tasks import (
+    GradientMeasured,
+    MeasureGradient,
+    MeasurePass,
+    MixScores,
+    PassMeasured,
+    ScoreChange,
+    ShardInput,
+    TrainedAgainst,
+    WriteSlopeChanges,
+)
 from gdmix_server.program.descent import Descent
+from gdmix_server.program.joint_system import joint_coordinate
 from gdmix_server.program.steps import CoordinateStep, Steps
 from gdmix_server.state.model import Report
 
@@ -69,9 +80,10 @@ def descend_until_converged(descent: Descent) -> Steps[None]:
         history.add(before, {name: descent.trained[name].scores["train"] for name in followers})
         step = CoordinateStep(list(config.coordinates)[-1], pass_number, trial)
         objective, change = yield from _measure(descent, step, history)
+        largest, norm = yield from _measure_gradient(descent, step, trained)
         yield Report(
-            notice=f"pass {pass_number}: joint objective {objective:,.6f}, scores changed by {change:.2g} "
-            "(root mean square)"
+            notice=f"pass {pass_number}: joint objective {objective:,.6f}, largest gradient {largest:.2g} (norm "
+            f"{norm:.2g}), scores changed by {change:.2g} (root mean square)"
         )
         if change <= TOLERANCE:
             yield Report(notice=f"the joint optimum is reached in pass {pass_number}")
@@ -117,6 +129,51 @@ def _measure(descent: Descent, step: CoordinateStep, history: History) -> Steps[
     penalty = fsum(of.penalty for of in descent.trained.values())
     objective = fsum(result.loss for result in results) + penalty
     return objective, sqrt(max(0.0, products[-1]) / max(1, sum(shards.rows)))
+
+
+def _measure_gradient(
+    descent: Descent, step: CoordinateStep, trained: list[str]
+) -> Steps[tuple[float, float]]:
+    """Return the largest component and the norm of the joint objective's gradient.
+
+    The last coordinate has just been solved: its share is what its certificate allows.
+    """
+    prepared, shards = descent.prepared, descent.prepared.shards["train"]
+    moved = [joint_coordinate(prepared, place, name) for place, name in enumerate(trained[:-1])]
+    if not moved:
+        return 0.0, 0.0
+    units = [
+        WriteSlopeChanges(
+            output="",
+            loss=int(Loss.from_task(descent.config.task)),
+            input=shard,
+            coordinates=tuple(
+                TrainedAgainst(
+                    input=_with_own_scores(descent, of.name, shard.shard),
+                    design=of.design,
+                    grouping=of.grouping,
+                )
+                for of in moved
+            ),
+        )
+        for shard in descent.scored("train")
+    ]
+    written = yield from step.run("slopes", "taking the joint gradient", units, rows=shards.rows)
+    parts = [part for of in moved for part in of.parts]
+    measured = yield from step.run(
+        "gradient",
+        "taking the joint gradient",
+        [MeasureGradient(output="", part=part, shards=written.directories) for part in parts],
+        rows=tuple(rows for of in moved for rows in of.rows),
+    )
+    results = [cast("GradientMeasured", result) for result in measured.results]
+    return max(result.largest for result in results), sqrt(fsum(result.square for result in results))
+
+
+def _with_own_scores(descent: Descent, name: str, shard: int) -> ShardInput:
+    """Return what a coordinate was trained against, with the scores that came out of it."""
+    against = descent.against[name][shard]
+    return replace(against, scores=(*against.scores, descent.trained[name].scores["train"][shard]))
 
 
 def _mix(descent: Descent, pass_number: int, history: History) -> Steps[Blocks]:

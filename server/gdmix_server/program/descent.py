@@ -57,6 +57,8 @@ class Descent:
     trial: Trial = NO_TRIAL
     trained: dict[str, Trained] = field(default_factory=dict)
     passes: list[Pass] = field(default_factory=list)
+    against: dict[str, tuple[ShardInput, ...]] = field(default_factory=dict)
+    """What each coordinate was trained against: the training shards with the others' score blocks then."""
     standing: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Training score blocks, by shard, that stand for a coordinate until this pass trains it."""
     shrinkage: Mapping[str, tuple[GroupShrinkage, ...]] = field(default_factory=dict)
@@ -86,6 +88,7 @@ class Descent:
         crossing = self.crossing.get(name, ())
         offsets = self._inputs("train", name, self.standing)
         self.standing.pop(name, None)
+        self.against[name] = offsets
         if isinstance(coordinate, ExternalEffect):
             trained = take_external_effect(
                 self.prepared, step, coordinate, sum(self.prepared.shards["train"].rows)

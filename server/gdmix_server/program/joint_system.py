@@ -51,6 +51,7 @@ DIAGONAL_TOLERANCE: Final = 0.02
 SEED: Final = 20_260_101
 _BATCH_ROWS: Final = 50_000
 """Rows of a unit that takes several parts or shards: below, a unit's own costs would be most of it."""
+_PARTS_OF_A_COORDINATE: Final = 1 << 20
 _MOST_DENSE: Final = 512
 """Coefficients of a fixed effect whose whole Hessian preconditions."""
 
@@ -74,6 +75,36 @@ class JointCoordinate:
     parts: tuple[JointPart, ...]
     rows: tuple[int, ...]
     initial: str | None = None
+
+
+def joint_coordinate(
+    prepared: Prepared, place: int, name: str, initial: str | None = None
+) -> JointCoordinate:
+    """Return a coordinate with its parts.
+
+    Args:
+        prepared: the data.
+        place: of the coordinate in the model.
+        name: of the coordinate.
+        initial: directory with a fixed effect's coefficients to begin with.
+    """
+    first = place * _PARTS_OF_A_COORDINATE
+    if name in prepared.designs:
+        design = prepared.designs[name]
+        part = JointPart(number=first, index=prepared.index, design=design)
+        return JointCoordinate(name, design, None, (part,), (sum(prepared.shards["train"].rows),), initial)
+    grouping, partitions = prepared.groupings[name], prepared.partitions["train", name]
+    parts = tuple(
+        JointPart(
+            number=first + number,
+            index=prepared.index,
+            grouping=grouping,
+            partition=number,
+            partition_directory=directory,
+        )
+        for number, directory in enumerate(partitions.directories)
+    )
+    return JointCoordinate(name, None, grouping, parts, partitions.rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,6 @@ from gdmix_core.solvers.joint.variance_components import (
 )
 from gdmix_core.tasks import (
     JointColumn,
-    JointPart,
     PartSurveyed,
     Regularization,
     ShardInput,
@@ -33,7 +32,7 @@ from gdmix_core.tasks import (
 )
 from gdmix_server.program.external import take_external_effect
 from gdmix_server.program.fixed_effect import train_fixed_effect
-from gdmix_server.program.joint_system import JointCoordinate, JointSystem, Point, Solved
+from gdmix_server.program.joint_system import JointSystem, Point, Solved, joint_coordinate
 from gdmix_server.program.prepared import Prepared
 from gdmix_server.program.steps import CoordinateStep, Steps
 from gdmix_server.program.trained import Trained, regularization
@@ -65,7 +64,6 @@ _SIGNS_OF_VARIANCES: Final = 20_000
 _DIAGONALS: Final = (8, 64)
 """so few and so many columns. What their mean has in common weighs less, the more coefficients there are."""
 _BACKTRACKS: Final = 12
-_PARTS_OF_A_COORDINATE: Final = 1 << 20
 _ROUNDING: Final = 1e-10
 
 Blocks = Mapping[str, tuple[str, ...]]
@@ -417,7 +415,7 @@ def _prepare(config: JobConfig, prepared: Prepared, trial: int) -> Steps[_Learne
             numbers = cast("FixedEffect", _with_numbers(config, name))
             begun[name] = yield from train_fixed_effect(prepared, own, numbers, _inputs(prepared, begun))
     coordinates = tuple(
-        _joint_coordinate(prepared, place, name, begun.get(name))
+        joint_coordinate(prepared, place, name, begun[name].part.directories[0] if name in begun else None)
         for place, name in enumerate(config.coordinates)
         if not isinstance(config.coordinates[name], ExternalEffect)
     )
@@ -483,25 +481,3 @@ def _inputs(prepared: Prepared, begun: Mapping[str, Trained]) -> tuple[ShardInpu
         )
         for shard, directory in enumerate(prepared.shards["train"].directories)
     )
-
-
-def _joint_coordinate(prepared: Prepared, place: int, name: str, begun: Trained | None) -> JointCoordinate:
-    first = place * _PARTS_OF_A_COORDINATE
-    if name in prepared.designs:
-        design = prepared.designs[name]
-        part = JointPart(number=first, index=prepared.index, design=design)
-        rows = (sum(prepared.shards["train"].rows),)
-        initial = None if begun is None else begun.part.directories[0]
-        return JointCoordinate(name, design, None, (part,), rows, initial)
-    grouping, partitions = prepared.groupings[name], prepared.partitions["train", name]
-    parts = tuple(
-        JointPart(
-            number=first + number,
-            index=prepared.index,
-            grouping=grouping,
-            partition=number,
-            partition_directory=directory,
-        )
-        for number, directory in enumerate(partitions.directories)
-    )
-    return JointCoordinate(name, None, grouping, parts, partitions.rows)

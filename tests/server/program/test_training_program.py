@@ -141,6 +141,12 @@ class Driver:
             case tasks.MeasurePass():
                 products = tuple(value / SHARDS for value in self._products.pop(0))
                 return tasks.PassMeasured(seconds=0, loss=2.5, products=products)
+            case tasks.WriteSlopeChanges():
+                return tasks.SlopeChangesWritten(seconds=0, rows=5)
+            case tasks.MeasureGradient():
+                return tasks.GradientMeasured(
+                    seconds=0, largest=0.5 if task.part.design else 0.25, square=1.0
+                )
             case tasks.MixScores():
                 return tasks.ShardScored(seconds=0, rows=5)
             case tasks.LoadFixedEffect():
@@ -258,8 +264,14 @@ def test_until_converged_publishes_the_joint_optimum_whatever_it_measures() -> N
     assert [report.kept_pass for report in driver.reports if report.kept_pass] == [3]
     notices = [report.notice for report in driver.reports if "pass " in report.notice]
     # Of four shards the losses, of a fixed effect and four partitions the penalties; 20 rows.
-    assert notices[0] == "pass 1: joint objective 12.250000, scores changed by 1 (root mean square)"
-    assert notices[1] == "pass 2: joint objective 12.250000, scores changed by 0.5 (root mean square)"
+    assert (
+        notices[0]
+        == "pass 1: joint objective 12.250000, largest gradient 0.5 (norm 1), scores changed by 1 (root mean square)"
+    )
+    assert (
+        notices[1]
+        == "pass 2: joint objective 12.250000, largest gradient 0.5 (norm 1), scores changed by 0.5 (root mean square)"
+    )
     assert notices[3] == "the joint optimum is reached in pass 3"
     assert not [stage for stage in driver.stages if ".4." in stage.name]
     names = [stage.name for stage in driver.stages]
