@@ -25,6 +25,7 @@ from gdmix_core.tasks import (
     JointColumn,
     PartSurveyed,
     Regularization,
+    Role,
     ShardInput,
     SolvedGroup,
     SurveyPart,
@@ -34,8 +35,9 @@ from gdmix_server.program.external import take_external_effect
 from gdmix_server.program.fixed_effect import train_fixed_effect
 from gdmix_server.program.joint_system import JointSystem, Point, Solved, joint_coordinate
 from gdmix_server.program.prepared import Prepared
-from gdmix_server.program.steps import CoordinateStep, Steps
+from gdmix_server.program.steps import CoordinateStep, RoundStep, Steps
 from gdmix_server.program.trained import Trained, regularization
+from gdmix_server.program.validation import measure
 from gdmix_server.state.model import GroupShrinkage, Report
 
 MOST_ROUNDS: Final = 40
@@ -227,7 +229,7 @@ class _Learner:
         return found
 
     def _step(self, number: int) -> CoordinateStep:
-        return CoordinateStep(STAGES, number, self.trial)
+        return RoundStep(STAGES, number, self.trial)
 
     def _columns(self, settled: bool) -> Iterator[JointColumn]:
         """Yield a round's right-hand sides: first the Newton step, then what variances need until they have settled.
@@ -405,7 +407,7 @@ def _with_numbers(config: JobConfig, name: str) -> FixedEffect | RandomEffect:
 
 def _prepare(config: JobConfig, prepared: Prepared, trial: int) -> Steps[_Learner]:
     """Fit the fixed effects alone, count groups, and put the joint model together."""
-    step = CoordinateStep(STAGES, 0, trial)
+    step = RoundStep(STAGES, 0, trial)
     begun: dict[str, Trained] = {}
     for name, coordinate in config.coordinates.items():
         own = CoordinateStep(name, 0, trial)
@@ -414,6 +416,7 @@ def _prepare(config: JobConfig, prepared: Prepared, trial: int) -> Steps[_Learne
         elif isinstance(coordinate, FixedEffect):
             numbers = cast("FixedEffect", _with_numbers(config, name))
             begun[name] = yield from train_fixed_effect(prepared, own, numbers, _inputs(prepared, begun))
+            yield from _tell_alone(config, prepared, own, begun)
     coordinates = tuple(
         joint_coordinate(prepared, place, name, begun[name].part.directories[0] if name in begun else None)
         for place, name in enumerate(config.coordinates)
@@ -471,13 +474,24 @@ def _prepare(config: JobConfig, prepared: Prepared, trial: int) -> Steps[_Learne
     )
 
 
-def _inputs(prepared: Prepared, begun: Mapping[str, Trained]) -> tuple[ShardInput, ...]:
-    """Return the training shards with the score blocks of the coordinates that have some."""
+def _tell_alone(
+    config: JobConfig, prepared: Prepared, step: CoordinateStep, begun: Mapping[str, Trained]
+) -> Steps[None]:
+    """Say what the fixed effects measure alone: what the mixed model is compared with."""
+    if not (prepared.has_validation and prepared.is_labelled):
+        return
+    metrics = yield from measure(config, prepared, step, _inputs(prepared, begun, "validation"))
+    told = ", ".join(f"{metric.name} {metric.value:.4f}" for metric in metrics if metric.value is not None)
+    yield Report(notice=f"{' and '.join(begun)} alone: validation {told}")
+
+
+def _inputs(prepared: Prepared, begun: Mapping[str, Trained], role: Role = "train") -> tuple[ShardInput, ...]:
+    """Return a role's shards with the score blocks of the coordinates that have some."""
     return tuple(
         ShardInput(
             shard=shard,
             directory=directory,
-            scores=tuple(trained.scores["train"][shard] for trained in begun.values()),
+            scores=tuple(trained.scores[role][shard] for trained in begun.values()),
         )
-        for shard, directory in enumerate(prepared.shards["train"].directories)
+        for shard, directory in enumerate(prepared.shards[role].directories)
     )

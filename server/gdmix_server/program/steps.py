@@ -62,6 +62,27 @@ class CoordinateStep:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class RoundStep(CoordinateStep):
+    """One round over all coordinates together, which `coordinate` names."""
+
+    def run(
+        self,
+        suffix: str,
+        title: str,
+        units: Sequence[Task],
+        *,
+        rows: tuple[int, ...] = (),
+        arrays: Mapping[str, str] = NO_ARRAYS,
+    ) -> Steps[UnitsOutcome]:
+        """Run a stage of units of this round."""
+        of_round = f", round {self.pass_number}" if self.pass_number else ""
+        told = self.title(f"learning {self.coordinate}{of_round}: {title}")
+        return _run(
+            UnitStage(name=self.stage(suffix), title=told, units=tuple(units), arrays=arrays, rows=rows)
+        )
+
+
 def _run(stage: UnitStage) -> Steps[UnitsOutcome]:
     outcome = yield stage
     assert isinstance(outcome, UnitsOutcome)

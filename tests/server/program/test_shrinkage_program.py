@@ -18,7 +18,7 @@ TEXT = CONFIG.replace("passes: 3", "passes: 1").replace(*LEARNING)
 
 
 def learned(driver: type[Driver] = Driver) -> Driver:
-    return driver(parse_config(TEXT), [0.6, 0.7])
+    return driver(parse_config(TEXT), [0.55, 0.6, 0.7])
 
 
 def stage_names(driver: Driver) -> list[str]:
@@ -62,6 +62,10 @@ def test_what_was_learned_is_what_is_trained_with_and_reported() -> None:
         assert group.learned
         assert group.variance == pytest.approx(1 / group.l2)
     assert not reports["global"].shrinkage[0].learned
+
+
+def test_the_fixed_effect_alone_is_measured() -> None:
+    assert "global alone: validation auc 0.5500" in [report.notice for report in learned().reports]
 
 
 def test_training_begins_at_the_scores_of_the_joint_optimum() -> None:

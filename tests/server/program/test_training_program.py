@@ -423,7 +423,9 @@ def stages_of_all_sorts() -> list[UnitStage | FixedEffectStage]:
     trained = Driver(parse_config(CONFIG + "results: gdmix\ninitial_model: before\n"), [0.6, 0.7, 0.6, 0.65])
     joint = Driver(parse_config(UNTIL_CONVERGED), [0.6] * 6, products=[(20.0,), (0.0, 5.0), (0.0, 0.0, 0.0)])
     text = CONFIG.replace("passes: 3", "passes: 1") + "action: inference\ninitial_model: before\n"
-    learned = Driver(parse_config(CONFIG.replace("passes: 3", "passes: 1").replace(*LEARNING)), [0.6, 0.7])
+    learned = Driver(
+        parse_config(CONFIG.replace("passes: 3", "passes: 1").replace(*LEARNING)), [0.55, 0.6, 0.7]
+    )
     scored = Driver(parse_config(text), [0.6, 0.7])
     return [*trained.stages, *joint.stages, *learned.stages, *scored.stages]
 
