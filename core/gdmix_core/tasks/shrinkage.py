@@ -158,6 +158,9 @@ class MultiplyRows(JointTask):
     linearised: tuple[str, ...]
     """Directories of the shards' linearisations."""
     columns: int
+    """What the parts wrote."""
+    kept: tuple[int, ...]
+    """Places of the columns that are multiplied."""
     parts: tuple[PartColumns, ...]
 
 
@@ -166,12 +169,12 @@ class RowsMultiplied(TaskResult):
     """The shares lie in the attempt's directory."""
 
     curvatures: tuple[float, ...]
-    """Σ w ℓ'' t² of the shard's products t, by column."""
+    """Σ w ℓ'' t² of the shard's products t, by kept column."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdvanceSolve(JointTask):
-    """Make one iteration of some parts' conjugate gradients, or begin them."""
+    """Make one iteration of some parts' conjugate gradients, or begin them; the iterate has the kept columns alone."""
 
     kind = "advance_solve"
     parts: tuple[JointPart, ...]
@@ -180,11 +183,20 @@ class AdvanceSolve(JointTask):
     before: tuple[str, ...]
     """Directories of the last iterates, the systems' own at the beginning."""
     columns: int
+    """Of the system."""
+    held: tuple[int, ...]
+    """Columns of the last iterates."""
+    kept: tuple[int, ...]
+    """Columns that go on."""
+    written: tuple[int, ...]
+    """Columns whose products are written for the next iteration."""
     begins: bool
     products: tuple[str, ...]
     """Directories of all shards' shares, in shard order."""
     alpha: tuple[float, ...]
+    """Step along the directions, by kept column."""
     beta: tuple[float, ...]
+    """Share of the last directions in the next ones, by kept column."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,9 +204,21 @@ class SolveAdvanced(TaskResult):
     """The iterate lies in the attempt's directory."""
 
     gamma: tuple[float, ...]
-    """Share of ⟨r, M⁻¹·r⟩, by column."""
+    """Share of ⟨r, M⁻¹·r⟩, by kept column."""
     ridge: tuple[float, ...]
     """Share of ⟨M⁻¹·r, L·M⁻¹·r⟩ with the penalty's Hessian L."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SolvedColumns:
+    """Columns that are solved, and the iterates that hold them."""
+
+    directories: tuple[str, ...]
+    """Of the parts."""
+    held: tuple[int, ...]
+    """Columns of these iterates."""
+    taken: tuple[int, ...]
+    """Columns whose solutions they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +228,8 @@ class EndSolve(JointTask):
     kind = "end_solve"
     parts: tuple[JointPart, ...]
     systems: tuple[str, ...]
-    before: tuple[str, ...]
+    solved: tuple[SolvedColumns, ...]
+    """Where the columns are, each of them in one place."""
     columns: tuple[JointColumn, ...]
 
 

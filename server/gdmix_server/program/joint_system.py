@@ -29,6 +29,7 @@ from gdmix_core.tasks import (
     ShardLinearised,
     SolveAdvanced,
     SolveBegun,
+    SolvedColumns,
     SolvedGroup,
     SolveEnded,
     WarmStart,
@@ -42,10 +43,9 @@ T = TypeVar("T")
 
 MOST_ITERATIONS: Final = 6
 """Of a round; what is not solved yet goes on in the next one."""
-NEWTON_TOLERANCE: Final = 0.1
-"""Residual of the Newton step, in the norm of M⁻¹, relative to the gradient's."""
 TOLERANCE: Final = 0.2
-"""The others': what they are wanted for is wrong by the third power of this (`unsolved_products`)."""
+"""Residual of all but the Newton step, in the norm of M⁻¹, relative to the right-hand side's: what the columns are
+wanted for is wrong by the third power of this (`unsolved_products`)."""
 SEED: Final = 20_260_101
 _BATCH_ROWS: Final = 50_000
 """Rows of a unit that takes several parts or shards: below, a unit's own costs would be most of it."""
@@ -98,6 +98,8 @@ class Solved:
         folders: by part, with the Newton step and warm starts.
         groups: sums over all parts, by number of the group.
         decrement: ⟨−gradient, Newton step⟩.
+        at_once: columns that were solved where they began.
+        left: ⟨r, M⁻¹·r⟩ of what the Newton step leaves.
         iterations: of conjugate gradients.
     """
 
@@ -105,6 +107,8 @@ class Solved:
     folders: tuple[str, ...]
     groups: dict[int, SolvedGroup]
     decrement: float
+    at_once: tuple[JointColumn, ...]
+    left: float
     iterations: int
 
 
@@ -200,8 +204,10 @@ class JointSystem:
         columns: tuple[JointColumn, ...],
         before: tuple[Solved, float] | None,
         warm: tuple[WarmStart | None, ...],
+        newton_tolerance: float,
+        negligible: float,
     ) -> Steps[Solved]:
-        """Solve the systems at a point.
+        """Solve the systems at a point; a column that is solved takes no part in what follows.
 
         Args:
             step: names the stages.
@@ -210,19 +216,45 @@ class JointSystem:
             columns: right-hand sides, the Newton step first.
             before: the last solution, and how much of its Newton step led to the point.
             warm: where columns begin.
+            newton_tolerance: residual of the Newton step, in the norm of M⁻¹, relative to the gradient's;
+            negligible: the square of one that need not be solved in any case, in units of the objective.
         """
         system, targets = yield from self._begin(step, point, regularizations, columns, before, warm)
         if before is not None:
             self.forget(before[0].folders)
-        lengths = StepLengths(targets)
-        shares, _ = yield from self._multiply(step, 0, system, point, len(columns))
-        iterate = yield from self._advance(step, 0, system, system, shares, lengths)
-        while not lengths.converged(iterate.gamma) and lengths.iterations < MOST_ITERATIONS:
-            number = lengths.iterations + 1
-            shares, curvatures = yield from self._multiply(step, number, iterate.folders, point, len(columns))
-            lengths.update(curvatures, iterate.ridge)
-            iterate = yield from self._advance(step, number, system, iterate.folders, shares, lengths)
-        return (yield from self._end(step, system, iterate.folders, columns, lengths.iterations))
+        lengths = StepLengths(
+            tuple(
+                max(newton_tolerance**2 * target, negligible)
+                if column.kind == "newton"
+                else TOLERANCE**2 * target
+                for column, target in zip(columns, targets, strict=True)
+            ),
+            trusted=frozenset(
+                k
+                for k, column in enumerate(columns)
+                if column.kind == "probe" and before is not None and column in before[0].at_once
+            ),
+        )
+        everything = tuple(range(len(columns)))
+        begun = Iterate(system, everything, everything)
+        shares, _ = yield from self._multiply(step, 0, begun, everything, point)
+        iterate = yield from self._advance(step, 0, system, begun, shares, lengths)
+        solved: list[SolvedColumns] = []
+        while True:
+            taken = lengths.take(iterate.gamma, iterate.ridge)
+            over = not lengths.pending or lengths.iterations == MOST_ITERATIONS
+            if over:
+                taken = (*taken, *lengths.pending)
+            if taken:
+                solved.append(SolvedColumns(directories=iterate.folders, held=iterate.columns, taken=taken))
+            if over:
+                return (yield from self._end(step, system, solved, columns, lengths))
+            number, last = lengths.iterations + 1, iterate
+            shares, curvatures = yield from self._multiply(step, number, last, lengths.pending, point)
+            lengths.update(curvatures)
+            iterate = yield from self._advance(step, number, system, last, shares, lengths)
+            if not taken:
+                self.forget(last.folders)
 
     def write_scores(self, step: CoordinateStep, solved: Solved) -> Steps[dict[str, tuple[str, ...]]]:
         """Write score blocks at the end of the last Newton step; return their directories by coordinate."""
@@ -281,7 +313,7 @@ class JointSystem:
         step: CoordinateStep,
         iteration: int,
         system: tuple[str, ...],
-        before: tuple[str, ...],
+        before: Iterate,
         shares: tuple[str, ...],
         lengths: StepLengths,
     ) -> Steps[Iterate]:
@@ -291,12 +323,15 @@ class JointSystem:
                 output="",
                 parts=_cut(self._parts, batch),
                 systems=_cut(system, batch),
-                before=_cut(before, batch),
-                columns=len(lengths.alpha),
+                before=_cut(before.folders, batch),
+                columns=len(lengths.goals),
+                held=before.columns,
+                kept=lengths.pending,
+                written=lengths.going_on,
                 begins=iteration == 0,
                 products=shares,
-                alpha=tuple(lengths.alpha),
-                beta=tuple(lengths.beta),
+                alpha=lengths.alpha,
+                beta=lengths.beta,
             )
             for batch in self._part_batches
         ]
@@ -304,26 +339,27 @@ class JointSystem:
             step, f"advance-{iteration}", "solving the joint systems", units, self._part_batches
         )
         self.forget(shares)
-        if iteration > 0:
-            self.forget(before)
         results = [cast("SolveAdvanced", result) for result in outcome.results]
         return Iterate(
             _folders(outcome, self._part_batches),
+            lengths.pending,
+            lengths.going_on,
             _sums(result.gamma for result in results),
             _sums(result.ridge for result in results),
         )
 
     def _multiply(
-        self, step: CoordinateStep, iteration: int, written: tuple[str, ...], point: Point, columns: int
+        self, step: CoordinateStep, iteration: int, written: Iterate, kept: tuple[int, ...], point: Point
     ) -> Steps[tuple[tuple[str, ...], list[float]]]:
-        """Multiply what all parts wrote by the weighted rows; return the shares, and ⟨t, W·t⟩ by column."""
+        """Multiply kept columns of what all parts wrote by the weighted rows; return the shares, and ⟨t, W·t⟩."""
         units = [
             MultiplyRows(
                 output="",
                 inputs=_cut(self._inputs, batch),
                 linearised=_cut(point.folders, batch),
-                columns=columns,
-                parts=self._columns_of(written),
+                columns=len(written.written),
+                kept=tuple(map(written.written.index, kept)),
+                parts=self._columns_of(written.folders),
             )
             for batch in self._shard_batches
         ]
@@ -337,9 +373,9 @@ class JointSystem:
         self,
         step: CoordinateStep,
         system: tuple[str, ...],
-        last: tuple[str, ...],
+        solved: Sequence[SolvedColumns],
         columns: tuple[JointColumn, ...],
-        iterations: int,
+        lengths: StepLengths,
     ) -> Steps[Solved]:
         """Take the solutions."""
         units = [
@@ -347,20 +383,24 @@ class JointSystem:
                 output="",
                 parts=_cut(self._parts, batch),
                 systems=_cut(system, batch),
-                before=_cut(last, batch),
+                solved=tuple(replace(of, directories=_cut(of.directories, batch)) for of in solved),
                 columns=columns,
             )
             for batch in self._part_batches
         ]
         outcome = yield from self._run(step, "end", "taking the step", units, self._part_batches)
-        self.forget((*system, *last))
+        self.forget(system)
+        for of in solved:
+            self.forget(of.directories)
         results = [cast("SolveEnded", result) for result in outcome.results]
         return Solved(
             columns,
             _folders(outcome, self._part_batches),
             _groups(columns, results),
             fsum(result.decrement for result in results),
-            iterations,
+            tuple(columns[k] for k in lengths.at_once),
+            lengths.left(0),
+            lengths.iterations,
         )
 
     def _columns_of(self, folders: Sequence[str]) -> tuple[PartColumns, ...]:
@@ -385,11 +425,21 @@ class JointSystem:
 
 @dataclass(frozen=True, slots=True)
 class Iterate:
-    """An iterate of all parts: its folders, and ⟨r, u⟩ and ⟨u, L·u⟩ of u = M⁻¹·r by column."""
+    """An iterate of all parts.
+
+    Attributes:
+        folders: by part.
+        columns: that it has.
+        written: those whose products are written for the next iteration.
+        gamma: ⟨r, u⟩ of u = M⁻¹·r by column.
+        ridge: ⟨u, L·u⟩.
+    """
 
     folders: tuple[str, ...]
-    gamma: list[float]
-    ridge: list[float]
+    columns: tuple[int, ...]
+    written: tuple[int, ...]
+    gamma: Sequence[float] = ()
+    ridge: Sequence[float] = ()
 
 
 def _batches(place: int, start: int, rows: Sequence[int]) -> list[Batch]:
@@ -420,49 +470,78 @@ def _folders(outcome: UnitsOutcome, batches: Sequence[Batch]) -> tuple[str, ...]
 
 @dataclass(slots=True)
 class StepLengths:
-    """α and β of conjugate gradients, column by column; a column that has converged stays as it is.
+    """α and β of conjugate gradients, column by column, until the column is solved.
 
     Attributes:
-        targets: ⟨b, M⁻¹·b⟩ by column, the Newton step's first.
-        alpha: step along the directions.
-        beta: share of the last direction in the next one.
+        goals: ⟨r, M⁻¹·r⟩ that counts as solved, by column.
+        trusted: columns that take no iteration: the last systems' were solved where they began, as these probably are.
+        pending: columns that are not solved yet.
         iterations: made so far.
     """
 
-    targets: list[float]
-    alpha: list[float] = field(init=False)
-    beta: list[float] = field(init=False)
+    goals: tuple[float, ...]
+    trusted: frozenset[int] = frozenset()
+    pending: tuple[int, ...] = field(init=False)
     iterations: int = 0
-    _gamma: list[float] = field(init=False)
-    _last: list[float] = field(init=False)
-    _done: list[bool] = field(init=False)
+    _alpha: dict[int, float] = field(default_factory=dict)
+    _beta: dict[int, float] = field(default_factory=dict)
+    _gamma: dict[int, float] = field(default_factory=dict)
+    _before: dict[int, float] = field(default_factory=dict)
+    """γ of the iterate before."""
+    _ridge: dict[int, float] = field(default_factory=dict)
+    _first: dict[int, float] = field(default_factory=dict)
+    """γ at the beginning."""
 
     def __post_init__(self) -> None:
-        size = len(self.targets)
-        self.alpha, self.beta = [0.0] * size, [0.0] * size
-        self._gamma, self._last, self._done = [], [], [False] * size
+        self.pending = tuple(range(len(self.goals)))
 
-    def converged(self, gamma: list[float]) -> bool:
-        """Take ⟨r, M⁻¹·r⟩ of the new iterate; return whether all columns are solved."""
-        self._last, self._gamma = self._gamma, gamma
-        for k, target in enumerate(self.targets):
-            tolerance = TOLERANCE if k else NEWTON_TOLERANCE
-            self._done[k] = self._done[k] or gamma[k] <= tolerance**2 * target
-        return all(self._done)
+    @property
+    def alpha(self) -> tuple[float, ...]:
+        """Step along the directions, by pending column."""
+        return tuple(self._alpha.get(k, 0.0) for k in self.pending)
 
-    def update(self, curvatures: list[float], ridge: list[float]) -> None:
-        """Set the next step lengths from ⟨u, XᵀWX·u⟩ and ⟨u, L·u⟩ of u = M⁻¹·r."""
+    @property
+    def beta(self) -> tuple[float, ...]:
+        """Share of the last direction in the next one, by pending column."""
+        return tuple(self._beta.get(k, 0.0) for k in self.pending)
+
+    @property
+    def going_on(self) -> tuple[int, ...]:
+        """Pending columns that may take part in the next iteration."""
+        return tuple(k for k in self.pending if k not in self.trusted)
+
+    @property
+    def at_once(self) -> tuple[int, ...]:
+        """Columns that were solved where they began."""
+        return tuple(k for k, gamma in self._first.items() if gamma <= self.goals[k])
+
+    def left(self, column: int) -> float:
+        """Return ⟨r, M⁻¹·r⟩ of a column where it is now."""
+        return self._gamma[column]
+
+    def take(self, gamma: Sequence[float], ridge: Sequence[float]) -> tuple[int, ...]:
+        """Take ⟨r, u⟩ and ⟨u, L·u⟩ of u = M⁻¹·r by pending column; return the columns that are solved now."""
+        self._before = dict(self._gamma)
+        self._gamma.update(zip(self.pending, gamma, strict=True))
+        self._ridge.update(zip(self.pending, ridge, strict=True))
+        if not self.iterations:
+            self._first = dict(self._gamma)
+        stuck = {k for k in self.pending if self.iterations and not self._alpha[k]}
+        solved = tuple(
+            k for k in self.pending if k in self.trusted or k in stuck or self._gamma[k] <= self.goals[k]
+        )
+        self.pending = tuple(k for k in self.pending if k not in solved)
+        return solved
+
+    def update(self, curvatures: Sequence[float]) -> None:
+        """Set the next step lengths from ⟨u, XᵀWX·u⟩ by pending column; 0 where there is no curvature left."""
         self.iterations += 1
-        for k, gamma in enumerate(self._gamma):
-            bend = curvatures[k] + ridge[k]
-            beta = gamma / self._last[k] if self.iterations > 1 and self._last[k] > 0.0 else 0.0
-            if beta and self.alpha[k]:
-                bend -= beta * gamma / self.alpha[k]
-            if self._done[k] or not bend > 0.0:
-                self._done[k] = True
-                self.alpha[k] = self.beta[k] = 0.0
-            else:
-                self.alpha[k], self.beta[k] = gamma / bend, beta
+        for k, curvature in zip(self.pending, curvatures, strict=True):
+            gamma, bend = self._gamma[k], curvature + self._ridge[k]
+            beta = gamma / self._before[k] if self._before.get(k, 0.0) > 0.0 else 0.0
+            if beta:
+                bend -= beta * gamma / self._alpha[k]
+            self._alpha[k], self._beta[k] = (gamma / bend, beta) if bend > 0.0 else (0.0, 0.0)
 
 
 def _sums(numbers: Iterable[Sequence[float]]) -> list[float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from math import fsum
+from math import fsum, inf
 from typing import Final, cast
 
 from gdmix_core.config import AUTO, ExternalEffect, FixedEffect, JobConfig, RandomEffect, learned_groups
@@ -19,6 +19,7 @@ from gdmix_core.solvers.joint.variance_components import (
     Update,
     VarianceComponents,
     VarianceGroup,
+    effective_coefficients,
 )
 from gdmix_core.tasks import (
     JointColumn,
@@ -26,6 +27,7 @@ from gdmix_core.tasks import (
     PartSurveyed,
     Regularization,
     ShardInput,
+    SolvedGroup,
     SurveyPart,
     WarmStart,
 )
@@ -40,8 +42,16 @@ from gdmix_server.state.model import GroupShrinkage, Report
 MOST_ROUNDS: Final = 40
 STAGES: Final = "shrinkage"
 """What the stages are called."""
-_SETTLED_DECREMENT: Final = 0.5
-"""Settled: the objective that the next Newton step would gain, in units of the noise."""
+_NEWTON_TOLERANCE: Final = 0.1
+"""Residual of the Newton step, in the norm of M⁻¹, relative to the gradient's; looser ones mislead the variances."""
+_NEGLIGIBLE: Final = 5e-5
+"""What of the objective is not worth an iteration, for each effective coefficient and in units of the noise,"""
+_NEGLIGIBLE_AT_LAST: Final = 1e-5
+"""and when the variances have settled;"""
+_LEAST_NEGLIGIBLE: Final = 0.02
+"""but so much in any case."""
+_FURTHER: Final = 5.0
+"""Settled: further Newton steps would gain less than so many times that."""
 _SETTLED_GAIN: Final = 0.1
 """Settled, too: what the variances' last steps have gained in log marginal likelihood,"""
 _CALM_ROUNDS: Final = 2
@@ -50,8 +60,6 @@ _PROBED: Final = 2000
 """Random signs that a group gets, over all of its probes."""
 _LEAST_PROBES: Final = 1
 _MOST_PROBES: Final = 8
-_PROBED_ONCE: Final = 50_000
-"""Groups of so many coefficients need one probe."""
 _BACKTRACKS: Final = 12
 _PARTS_OF_A_COORDINATE: Final = 1 << 20
 _ROUNDING: Final = 1e-10
@@ -109,6 +117,9 @@ class _Learner:
     solved: Solved | None = None
     noise: float = 1.0
     _length: float = 0.0
+    """How much of the last Newton step was taken,"""
+    _gain: float = 0.0
+    """and by what that lowered the objective."""
     _factors: dict[int, float] = field(default_factory=dict)
     """By group, what the last update multiplied its l2 by."""
 
@@ -118,14 +129,28 @@ class _Learner:
         gained, calm, settled = 0.0, 0, False
         for number in range(1, MOST_ROUNDS + 1):
             step = self._step(number)
-            columns = tuple(self._columns(number, settled))
+            columns = tuple(self._columns(settled))
             before = None if self.solved is None else (self.solved, self._length)
             warm = self._warm_starts(columns)
-            solved = yield from self.system.solve(step, point, self._regularizations(), columns, before, warm)
+            solved = yield from self.system.solve(
+                step,
+                point,
+                self._regularizations(),
+                columns,
+                before,
+                warm,
+                newton_tolerance=0.0 if settled else _NEWTON_TOLERANCE,
+                negligible=self._negligible(settled) * self.noise,
+            )
             self.solved, self._factors = solved, {}
             point = yield from self._move(step, point, solved)
             told = f"shrinkage, round {number}: objective {self._objective(point, self._length):,.4f}"
-            if settled or self._length < 1.0:
+            if settled:
+                yield Report(notice=f"{told}; coefficients only")
+                self._count_effective(solved)
+                if self._left(solved) < _FURTHER * self._negligible(settled) * self.noise:
+                    return
+            elif self._length < 1.0:
                 yield Report(notice=f"{told}; coefficients only")
             else:
                 update = self._update(point, solved)
@@ -134,12 +159,27 @@ class _Learner:
                 yield from self._tell_vanished(update)
                 calm = calm + 1 if abs(update.gained) < _SETTLED_GAIN and not update.vanished else 0
                 settled = update.settled or calm >= _CALM_ROUNDS or not self.components.learned
-            if settled and self._length == 1.0 and solved.decrement / self.noise < _SETTLED_DECREMENT:
-                return
         yield Report(
             warning=True,
             notice=f"shrinkage: the variances have not settled in {MOST_ROUNDS} rounds; the last ones are used",
         )
+
+    def _negligible(self, settled: bool) -> float:
+        """Return what of the objective is not worth an iteration, in units of the noise."""
+        effective = fsum(group.effective for group in self.components.groups)
+        of_each = _NEGLIGIBLE_AT_LAST if settled else _NEGLIGIBLE
+        return max(_LEAST_NEGLIGIBLE, of_each * effective)
+
+    def _left(self, solved: Solved) -> float:
+        """Return about twice what further Newton steps would gain.
+
+        Besides what the last one's solution left, that is what it gained besides the ½ ⟨−gradient, step⟩ that it would
+        have of a quadratic.
+        """
+        if self._length < 1.0:
+            return inf
+        missed = abs(2.0 * self._gain - solved.decrement)
+        return min(solved.decrement, solved.left + missed)
 
     def scores(self) -> Steps[Blocks]:
         """Write score blocks at the point that was reached."""
@@ -177,18 +217,24 @@ class _Learner:
     def _step(self, number: int) -> CoordinateStep:
         return CoordinateStep(STAGES, number, self.trial)
 
-    def _columns(self, number: int, settled: bool) -> Iterator[JointColumn]:
-        """Yield a round's right-hand sides: the Newton step alone once the variances have settled."""
+    def _columns(self, settled: bool) -> Iterator[JointColumn]:
+        """Yield a round's right-hand sides: first the Newton step, then what variances need until they have settled.
+
+        What nothing is learned of is probed at last, to be reported.
+        """
         yield JointColumn(kind="newton", group=-1, number=0)
+        groups = self.components.groups
         if settled:
+            for number, group in enumerate(groups):
+                if group.size and not group.learned and not group.vanished:
+                    yield JointColumn(kind="probe", group=number, number=0)
             return
-        for group_number, group in enumerate(self.components.groups):
-            if group.size and not group.vanished:
-                for probe in range(_probes(group)):
-                    yield JointColumn(kind="probe", group=group_number, number=probe)
-        if number > 1:  # before, there are no coefficients
-            for group_number in self.components.learned:
-                yield JointColumn(kind="prior", group=group_number, number=0)
+        for number in self.components.learned:
+            for probe in range(_probes(groups[number])):
+                yield JointColumn(kind="probe", group=number, number=probe)
+        if self.components.needs_information:
+            for number in self.components.learned:
+                yield JointColumn(kind="prior", group=number, number=0)
 
     def _warm_starts(self, columns: tuple[JointColumn, ...]) -> tuple[WarmStart | None, ...]:
         """Begin columns where they ended; prior gradients have grown with their l2."""
@@ -217,6 +263,7 @@ class _Learner:
             if attempt < _BACKTRACKS:
                 self.system.forget(moved.folders)
                 length *= 0.5
+        self._gain = before - after
         self.system.forget(point.folders)
         return moved
 
@@ -232,19 +279,20 @@ class _Learner:
     def _update(self, point: Point, solved: Solved) -> Update:
         """Move the variances by what the round has measured."""
         groups = self.components.groups
-        learned = len(self.components.learned)
+        informed = any(column.kind == "prior" for column in solved.columns)
+        nothing = (0.0,) * len(self.components.learned) if informed else None
         evidence = []
         for number, group in enumerate(groups):
             sums = solved.groups.get(number)
-            if sums is None or group.vanished or not sums.probes:
-                evidence.append(Evidence(square=0.0, trace=0.0, prior=0.0, information=(0.0,) * learned))
+            if sums is None or group.vanished:
+                evidence.append(Evidence(square=0.0, trace=0.0, prior=0.0, information=nothing))
                 continue
             evidence.append(
                 Evidence(
                     square=_square(sums.squares, self._length),
-                    trace=sums.block_trace + fsum(sums.probes) / len(sums.probes),
+                    trace=_trace(sums),
                     prior=group.l2 * sums.squares[0],
-                    information=sums.information or (0.0,) * learned,
+                    information=sums.information or nothing,
                 )
             )
         if self.config.task == "linear_regression":
@@ -258,6 +306,13 @@ class _Learner:
         update = self.components.update(evidence, self.noise)
         self._factors = {n: group.l2 / l2[n] for n, group in enumerate(groups) if group.learned}
         return update
+
+    def _count_effective(self, solved: Solved) -> None:
+        """Take the effective coefficients of the groups that nothing is learned of."""
+        for number, sums in solved.groups.items():
+            group = self.components.groups[number]
+            if not group.learned and not group.vanished:
+                group.effective = effective_coefficients(group, _trace(sums))
 
     def _tell_vanished(self, update: Update) -> Steps[None]:
         for group in update.vanished:
@@ -286,10 +341,13 @@ class _Learner:
 
 
 def _probes(group: VarianceGroup) -> int:
-    """Return how many probes a group gets: one where nothing is learned of it, or chance evens out anyway."""
-    if not group.learned or group.size >= _PROBED_ONCE:
-        return 1
+    """Return how many probes a group gets whose variance is learned."""
     return min(_MOST_PROBES, max(_LEAST_PROBES, -(-_PROBED // group.size)))
+
+
+def _trace(sums: SolvedGroup) -> float:
+    """Return a group's share of tr(H⁻¹); of one without probes, that of its entities alone."""
+    return sums.block_trace + (fsum(sums.probes) / len(sums.probes) if sums.probes else 0.0)
 
 
 def _told(number: int, gained: float, update: Update) -> str:

@@ -53,10 +53,11 @@ def answered(task: tasks.Task) -> tasks.TaskResult:
         case tasks.BeginSolve():
             return tasks.SolveBegun(seconds=0, target=(1.0,) * len(task.columns))
         case tasks.MultiplyRows():
-            return tasks.RowsMultiplied(seconds=0, curvatures=(1.0,) * task.columns)
+            return tasks.RowsMultiplied(seconds=0, curvatures=(1.0,) * len(task.kept))
         case tasks.AdvanceSolve():
             gamma = 0.5 if task.begins else 1e-6
-            return tasks.SolveAdvanced(seconds=0, gamma=(gamma,) * task.columns, ridge=(0.5,) * task.columns)
+            kept = len(task.kept)
+            return tasks.SolveAdvanced(seconds=0, gamma=(gamma,) * kept, ridge=(0.5,) * kept)
         case tasks.EndSolve():
             return tasks.SolveEnded(
                 seconds=0,

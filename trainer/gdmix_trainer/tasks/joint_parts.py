@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,9 +36,12 @@ if TYPE_CHECKING:
     from gdmix_core.solvers.joint.preconditioner import BlockPreconditioner
     from gdmix_core.solvers.joint.right_hand_sides import Coefficients, Column
 
+Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 
 _ITERATE = ("x", "r", "u", "p", "s")
+_BEGUN = ("x", "r", "u")
+"""What there is of the first iterate: it has come from nowhere."""
 
 
 def survey_part(task: SurveyPart, context: TaskContext) -> PartSurveyed:
@@ -71,7 +74,7 @@ def begin_solve(task: BeginSolve, context: TaskContext) -> SolveBegun:
 
 def advance_solve(task: AdvanceSolve, context: TaskContext) -> SolveAdvanced:
     """Make one iteration of some parts' conjugate gradients, or begin them."""
-    gamma, ridge = np.zeros(task.columns), np.zeros(task.columns)
+    gamma, ridge = np.zeros(len(task.kept)), np.zeros(len(task.kept))
     for number in range(len(task.parts)):
         of_part = _advance(task, number, context)
         gamma += of_part[0]
@@ -118,11 +121,12 @@ def _begin(task: BeginSolve, number: int, context: TaskContext) -> Float64Array:
     wanted = right_hand_sides(coefficients, _columns(task.columns), task.seed)
     blockwise = preconditioner.solve(wanted)
     start = _start(task.warm, warm, blockwise, preconditioner)
-    _write_system(output, coefficients, preconditioner, wanted)
+    targets = column_sums(wanted, blockwise)
+    _write_system(output, coefficients, preconditioner, wanted, targets)
     write_arrays(output / ITERATE_FILE, [{"x": start.reshape(-1).astype(np.float32)}])
     part.write_columns(output, start)
     context.advance(rows=part.design.rows)
-    return column_sums(wanted, blockwise)
+    return targets
 
 
 def _advance(task: AdvanceSolve, number: int, context: TaskContext) -> tuple[Float64Array, Float64Array]:
@@ -130,21 +134,22 @@ def _advance(task: AdvanceSolve, number: int, context: TaskContext) -> tuple[Flo
     from gdmix_core.solvers.joint.conjugate_gradients import SolveState, advance, start
 
     part = read_part(task.parts[number])
-    columns, size = task.columns, part.design.coefficients
-    _, preconditioner, wanted = _read_system(task.systems[number], part, columns)
-    product = part.gather(task.products, columns)
+    system = _read_system(task.systems[number], part, task.columns)
+    product = part.gather(task.products, len(task.kept))
     context.check()
-    held = read_segment(Path(task.before[number]) / ITERATE_FILE)
-    matrices = {name: array.reshape(size, columns) for name, array in held.items()}
+    matrices = _read_iterate(task.before[number], part, task.held, task.kept)
     if task.begins:
-        state, sums = start(wanted, matrices["x"], product, preconditioner)
+        state, sums = start(system.wanted, matrices["x"], product, system.preconditioner)
     else:
-        before = SolveState(**{name: matrices[name] for name in _ITERATE})
-        state, sums = advance(before, product, np.array(task.alpha), np.array(task.beta), preconditioner)
+        nothing = np.zeros(product.shape, np.float32)
+        before = SolveState(**{name: matrices.get(name, nothing) for name in _ITERATE})
+        alpha, beta = np.array(task.alpha), np.array(task.beta)
+        state, sums = advance(before, product, alpha, beta, system.preconditioner)
     context.check()
     output = folder(task.output, number)
-    write_arrays(output / ITERATE_FILE, [{name: getattr(state, name).reshape(-1) for name in _ITERATE}])
-    part.write_columns(output, state.u)
+    names = _BEGUN if task.begins else _ITERATE
+    write_arrays(output / ITERATE_FILE, [{name: getattr(state, name).reshape(-1) for name in names}])
+    part.write_columns(output, _columns_of(state.u, task.kept, task.written))
     context.advance(rows=part.design.rows)
     return sums.gamma, sums.ridge
 
@@ -156,13 +161,20 @@ def _end(task: EndSolve, number: int, context: TaskContext) -> SolveEnded:
 
     part = read_part(task.parts[number])
     columns = _columns(task.columns)
-    coefficients, preconditioner, wanted = _read_system(task.systems[number], part, len(columns))
-    held = read_segment(Path(task.before[number]) / ITERATE_FILE, names=["x", "r", "u"])
-    x, r, u = (held[name].reshape(part.design.coefficients, len(columns)) for name in ("x", "r", "u"))
-    sums = group_sums(coefficients, columns, wanted, x, preconditioner)
+    system = _read_system(task.systems[number], part, len(columns))
+    coefficients = system.coefficients
+    x, r, u = (np.empty(system.wanted.shape, np.float32) for _ in _BEGUN)
+    for of in task.solved:
+        held = _read_iterate(of.directories[number], part, of.held, of.taken)
+        taken = list(of.taken)
+        x[:, taken], r[:, taken], u[:, taken] = held["x"], held["r"], held["u"]
+    preconditioner = system.preconditioner
+    sums = group_sums(
+        coefficients, columns, system.wanted, x, system.targets, preconditioner.inverse_diagonal
+    )
     context.check()
     step = x[:, 0].astype(np.float64)
-    warm = preconditioner.multiply(x).astype(np.float32)
+    warm = preconditioner.multiply(x.astype(np.float64)).astype(np.float32)
     output = folder(task.output, number)
     write_arrays(
         output / STEP_FILE,
@@ -210,7 +222,11 @@ def _start(
 
 
 def _write_system(
-    output: Path, of: Coefficients, preconditioner: BlockPreconditioner, wanted: Float64Array
+    output: Path,
+    of: Coefficients,
+    preconditioner: BlockPreconditioner,
+    wanted: Float64Array,
+    targets: Float64Array,
 ) -> None:
     blocks = preconditioner.blocks
     write_arrays(
@@ -229,15 +245,23 @@ def _write_system(
                 "root": blocks.root,
                 "inverse_diagonal": preconditioner.inverse_diagonal,
                 "wanted": wanted.reshape(-1).astype(np.float32),
+                "targets": targets,
             }
         ],
     )
 
 
-def _read_system(
-    directory: str, part: Part, columns: int
-) -> tuple[Coefficients, BlockPreconditioner, npt.NDArray[np.float32]]:
-    """Map what `_write_system` wrote: coefficients, M, right-hand sides."""
+class _System(NamedTuple):
+    """A part's systems: coefficients, M, right-hand sides b, and bᵀM⁻¹b by column."""
+
+    coefficients: Coefficients
+    preconditioner: BlockPreconditioner
+    wanted: Float32Array
+    targets: Float64Array
+
+
+def _read_system(directory: str, part: Part, columns: int) -> _System:
+    """Map what `_write_system` wrote."""
     from gdmix_core.solvers.joint.preconditioner import BlockPreconditioner, Blocks
     from gdmix_core.solvers.joint.right_hand_sides import Coefficients
 
@@ -248,7 +272,24 @@ def _read_system(
     )
     blocks = Blocks(**{name: held[name] for name in Blocks._fields})
     preconditioner = BlockPreconditioner(part.design, blocks, held["inverse_diagonal"])
-    return coefficients, preconditioner, held["wanted"].reshape(part.design.coefficients, columns)
+    wanted = held["wanted"].reshape(part.design.coefficients, columns)
+    return _System(coefficients, preconditioner, wanted, held["targets"])
+
+
+def _read_iterate(
+    directory: str, part: Part, held: Sequence[int], wanted: Sequence[int]
+) -> dict[str, Float32Array]:
+    """Return some columns of an iterate, float32[C, columns] by name."""
+    arrays = read_segment(Path(directory) / ITERATE_FILE)
+    size = part.design.coefficients
+    return {name: _columns_of(array.reshape(size, len(held)), held, wanted) for name, array in arrays.items()}
+
+
+def _columns_of(matrix: Float32Array, held: Sequence[int], wanted: Sequence[int]) -> Float32Array:
+    """Return some of a matrix's columns, which are called `held`."""
+    if held == wanted:
+        return matrix
+    return np.ascontiguousarray(matrix[:, [held.index(column) for column in wanted]])
 
 
 def _columns(columns: Sequence[JointColumn]) -> list[Column]:

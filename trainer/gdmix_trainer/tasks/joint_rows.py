@@ -56,7 +56,7 @@ def linearise_shard(task: LineariseShard, context: TaskContext) -> ShardLinearis
 
 def multiply_rows(task: MultiplyRows, context: TaskContext) -> RowsMultiplied:
     """Add up some shards' products over the parts, weight them, and hand each part its share back."""
-    curvatures = np.zeros(task.columns)
+    curvatures = np.zeros(len(task.kept))
     for number, shard in enumerate(task.inputs):
         curvatures += _multiply(task, number, shard, context)
     remove(task.obsolete)
@@ -110,6 +110,8 @@ def _multiply(task: MultiplyRows, number: int, shard: ShardInput, context: TaskC
     for part in task.parts:
         context.check()
         _add_products(total, shard.shard, directory, part)
+    if len(task.kept) < task.columns:
+        total = np.ascontiguousarray(total[:, list(task.kept)])
     curvatures = weighted_square_sums(total, curvature)
     for part in task.parts:
         context.check()

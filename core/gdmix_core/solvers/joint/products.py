@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gdmix_core.compiled import compiled
+from gdmix_core.solvers.prefetch import AHEAD, prefetch_row
 from gdmix_core.solvers.random_effect.problem_arrays import kernel_array
 
 Float32Array = npt.NDArray[np.float32]
@@ -75,11 +76,14 @@ def design_of(
 @compiled(fastmath=_CONTRACT)
 def _multiply(d: Design, vectors: Float32Array, order: Int64Array, out: Float32Array) -> None:
     columns = vectors.shape[1]
+    last = order.size - 1
     for e in range(d.row_ptr.size - 1):
         c0 = d.coefficient_ptr[e]
         constant = d.intercept and d.coefficient_ptr[e + 1] > c0
         for i in range(d.row_ptr[e], d.row_ptr[e + 1]):
-            row = out[order[i] if order.size else i]
+            if last >= 0:
+                prefetch_row(out, order[min(i + AHEAD, last)])
+            row = out[order[i] if last >= 0 else i]
             if constant:
                 intercepts = vectors[c0]
                 for k in range(columns):
@@ -94,11 +98,14 @@ def _multiply(d: Design, vectors: Float32Array, order: Int64Array, out: Float32A
 @compiled(fastmath=_CONTRACT)
 def _multiply_transposed(d: Design, rows: Float32Array, order: Int64Array, out: Float64Array) -> None:
     columns = rows.shape[1]
+    last = order.size - 1
     for e in range(d.row_ptr.size - 1):
         c0 = d.coefficient_ptr[e]
         constant = d.intercept and d.coefficient_ptr[e + 1] > c0
         for i in range(d.row_ptr[e], d.row_ptr[e + 1]):
-            row = rows[order[i] if order.size else i]
+            if last >= 0:
+                prefetch_row(rows, order[min(i + AHEAD, last)])
+            row = rows[order[i] if last >= 0 else i]
             if constant:
                 sums = out[c0]
                 for k in range(columns):

@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 
 from gdmix_core.solvers.joint.conjugate_gradients import column_sums
-from gdmix_core.solvers.joint.preconditioner import BlockPreconditioner
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
@@ -105,7 +104,8 @@ def group_sums(
     columns: Sequence[Column],
     right_hand_side: npt.NDArray[np.floating],
     solution: npt.NDArray[np.floating],
-    preconditioner: BlockPreconditioner,
+    blockwise: Float64Array,
+    inverse_diagonal: Float64Array,
 ) -> tuple[GroupSums, ...]:
     """Return the sums of the part's own groups, by number.
 
@@ -114,11 +114,11 @@ def group_sums(
         columns: what the columns are; the Newton step comes first.
         right_hand_side: float[C, K].
         solution: float[C, K], H⁻¹ times them.
-        preconditioner: M.
+        blockwise: float64[K], bᵀM⁻¹b of each right-hand side b.
+        inverse_diagonal: float64[C], diag(M⁻¹).
     """
     step = solution[:, 0]
-    blockwise = preconditioner.solve(right_hand_side.astype(np.float64))
-    crossing = column_sums(right_hand_side, solution - blockwise)
+    crossing = column_sums(right_hand_side, solution) - blockwise
     prior = [k for k, column in enumerate(columns) if column.kind == "prior"]
     found = []
     for group in np.unique(of.group[of.group >= 0]).tolist():
@@ -128,7 +128,7 @@ def group_sums(
             np.stack([scale * theta, scale * theta, scale * moved], axis=1),
             np.stack([theta, moved, moved], axis=1),
         )
-        trace = column_sums(scale[:, None], preconditioner.inverse_diagonal[inside][:, None])
+        trace = column_sums(scale[:, None], inverse_diagonal[inside][:, None])
         own = (of.l2[inside] * theta)[:, None]
         information = column_sums(
             np.repeat(own, max(1, len(prior)), axis=1)[:, : len(prior)], solution[inside][:, prior]

@@ -42,6 +42,8 @@ _FIRST_STEP: Final = 3.0
 _LEAST_INFORMATION: Final = 0.05
 _MOST_RIDGE: Final = 1e6
 _SWEEPS: Final = 200
+_INFORMED_CHANGE: Final = 0.1
+"""Changes of log τ² that the average information outlives."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,13 +88,14 @@ class Evidence:
         square: Σ c·θ̂².
         trace: tr_g(H⁻¹), weighted with the coefficients' scale.
         prior: Σ l2·θ² at the linearisation.
-        information: ⟨prior gradient of this group, H⁻¹·prior gradient of each learned group⟩, in their order.
+        information: ⟨prior gradient of this group, H⁻¹·prior gradient of each learned group⟩, in their order; None in
+            a round that did not ask for it.
     """
 
     square: float
     trace: float
     prior: float
-    information: tuple[float, ...]
+    information: tuple[float, ...] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,11 +139,27 @@ class VarianceComponents:
         """What the last step changed log τ² by."""
         self._slopes: dict[int, float] = {}
         """The gradient before that step."""
+        self._information: list[list[float]] = []
+        """The average information that was measured last, over `_informed`."""
+        self._informed: list[int] = []
 
     @property
     def learned(self) -> list[int]:
         """Numbers of the groups that are estimated."""
         return [number for number, group in enumerate(self.groups) if group.learned]
+
+    @property
+    def needs_information(self) -> bool:
+        """Whether the next round has to measure the average information.
+
+        It is that of the variances, which the last steps have to have left about where they were. The first round
+        cannot: it begins without coefficients.
+        """
+        if self._rounds == 0:
+            return False
+        return self._informed != self.learned or any(
+            abs(step) > _INFORMED_CHANGE for step in self._moved.values()
+        )
 
     def update(self, evidence: Sequence[Evidence], noise: float) -> Update:
         """Move the learned groups' l2 by what a round measured.
@@ -163,8 +182,7 @@ class VarianceComponents:
             steps = [_first_step(self.groups[n], evidence[n], effective[n], noise) for n in numbers]
             gain = float("inf")
         else:
-            information = _average_information(numbers, evidence, noise)
-            self._set_errors(numbers, information)
+            information = self._informed_by(numbers, evidence, noise)
             self._adapt_limits(numbers, gradient)
             steps = box_newton(information, gradient, [self.groups[n].limit for n in numbers])
             gain = abs(0.5 * fsum(g * s for g, s in zip(gradient, steps, strict=True)))
@@ -183,6 +201,15 @@ class VarianceComponents:
         limits = [self.groups[n].limit for n in numbers]
         free = all(abs(step) < limit for step, limit in zip(steps, limits, strict=True))
         return Update(gain=gain, largest=largest, gained=gained, free=free, vanished=tuple(vanished))
+
+    def _informed_by(
+        self, numbers: list[int], evidence: Sequence[Evidence], noise: float
+    ) -> list[list[float]]:
+        """Return the average information: as the round measured it, or the last one."""
+        if all(evidence[n].information is not None for n in numbers):
+            self._information, self._informed = _average_information(numbers, evidence, noise), numbers
+            self._set_errors(numbers, self._information)
+        return self._information
 
     def _adapt_limits(self, numbers: list[int], gradient: list[float]) -> None:
         """Halve the room of a variance that overshot, widen the others'."""
@@ -224,8 +251,8 @@ def _average_information(
     """Return A over the learned groups, symmetric."""
     raw = [
         [
-            0.5 * ((evidence[n].prior if row == column else 0.0) - evidence[n].information[column]) / noise
-            for column in range(len(numbers))
+            0.5 * ((evidence[n].prior if row == column else 0.0) - information) / noise
+            for column, information in enumerate(evidence[n].information or ())
         ]
         for row, n in enumerate(numbers)
     ]

@@ -11,6 +11,7 @@ from gdmix_core.solvers.joint.preconditioner import BlockPreconditioner
 from gdmix_core.solvers.joint.right_hand_sides import (
     Coefficients,
     Column,
+    GroupSums,
     group_sums,
     right_hand_sides,
     unsolved_products,
@@ -127,6 +128,13 @@ def stacked(of_parts: list[Coefficients], columns: list[Column], seed: int = 1) 
     return np.concatenate([right_hand_sides(of, columns, seed) for of in of_parts])
 
 
+def sums_of(
+    of: Coefficients, columns: list[Column], b: np.ndarray, x: np.ndarray, M: BlockPreconditioner
+) -> tuple[GroupSums, ...]:
+    blockwise = np.einsum("jk,jk->k", b, M.solve(b))
+    return group_sums(of, columns, b, x, blockwise, M.inverse_diagonal)
+
+
 def inverse_of_blocks(blocks: list[BlockPreconditioner]) -> np.ndarray:
     """Return M⁻¹ of all parts, dense."""
     sizes = [of.design.coefficients for of in blocks]
@@ -146,7 +154,7 @@ def test_sums_over_groups_of_exact_solutions(problem: Problem) -> None:
     x = np.linalg.solve(H, b)
     crossing = np.linalg.inv(H) - inverse_of_blocks(blocks)
     pieces = zip(of_parts, cut(parts, b), cut(parts, x), blocks, strict=True)
-    found = [sums for of, own, solution, M in pieces for sums in group_sums(of, columns, own, solution, M)]
+    found = [sums for of, own, solution, M in pieces for sums in sums_of(of, columns, own, solution, M)]
     assert [sums.group for sums in found] == [0, 1, 2, 3]
     theta, l2, scale, group = (
         np.concatenate([getattr(of, name) for of in of_parts]) for name in ("theta", "l2", "scale", "group")
@@ -166,7 +174,7 @@ def test_without_prior_columns_there_is_no_information(problem: Problem) -> None
     _, _, blocks, of_parts = problem
     columns = [NEWTON, probe(0)]
     b = right_hand_sides(of_parts[0], columns, 1)
-    found = group_sums(of_parts[0], columns, b, b, blocks[0])
+    found = sums_of(of_parts[0], columns, b, b, blocks[0])
     assert [sums.information for sums in found] == [(), ()]
     assert [len(sums.probes) for sums in found] == [1, 0]
 
@@ -182,7 +190,7 @@ def test_probes_average_to_the_trace_that_blocks_leave_out(problem: Problem) -> 
         b = stacked(of_parts, columns)
         x = inverse @ b
         pieces = (of_parts[place], columns, cut(parts, b)[place], cut(parts, x)[place], blocks[place])
-        sums = {found.group: found for found in group_sums(*pieces)}[wanted]
+        sums = {found.group: found for found in sums_of(*pieces)}[wanted]
         probes = np.array(sums.probes)
         inside = group == wanted
         expected = scale[inside] @ np.diag(inverse - blockwise)[inside]
@@ -200,7 +208,7 @@ def test_one_probe_tells_the_trace_of_a_group_of_one_coefficient_exactly(problem
     columns = [NEWTON, probe(9)]
     b = stacked(of_parts, columns)
     x = np.linalg.solve(H, b)
-    (sums,) = group_sums(of_parts[1], columns, cut(parts, b)[1], cut(parts, x)[1], blocks[1])
+    (sums,) = sums_of(of_parts[1], columns, cut(parts, b)[1], cut(parts, x)[1], blocks[1])
     place = parts[0].design.coefficients + 5
     expected = of_parts[1].scale[5] * np.linalg.inv(H)[place, place]
     assert sums.block_trace + sums.probes[0] == pytest.approx(expected, rel=1e-9)

@@ -404,7 +404,7 @@ def group_of(size: int = 10, l2: float = 2.0, *, is_learned: bool = True) -> Var
 
 
 def evidence_of(
-    square: float, trace: float, prior: float = 0.0, information: tuple[float, ...] = (0.0,)
+    square: float, trace: float, prior: float = 0.0, information: tuple[float, ...] | None = (0.0,)
 ) -> Evidence:
     return Evidence(square=square, trace=trace, prior=prior, information=information)
 
@@ -466,6 +466,35 @@ def test_later_rounds_take_newtons_step_within_its_limits() -> None:
     before = group.l2
     components.update([evidence_of(1e6, 2.0, 1.0, (0.5,))], 1.0)
     assert before / group.l2 == pytest.approx(math.e, rel=1e-9)
+
+
+def test_the_average_information_outlives_small_steps() -> None:
+    components = VarianceComponents([group_of()])
+    assert not components.needs_information
+    components.update([evidence_of(3.0, 2.5, information=None)], 1.0)
+    assert components.needs_information
+    (group,) = components.groups
+    components.update([evidence_of((10.0 - 2.5 * group.l2) / group.l2, 2.5, 9.0, (1.0,))], 1.0)
+    assert not components.needs_information
+    error, l2 = group.error, group.l2
+    gradient = 0.5 * (4.0 * l2 - (10.0 - 2.0 * l2))
+    components.update([evidence_of(4.0, 2.0, information=None)], 1.0)
+    assert math.log(l2 / group.l2) == pytest.approx(gradient / 4.0, rel=1e-9)
+    assert group.error == error
+    components.update([evidence_of(1e3, 2.0, information=None)], 1.0)
+    assert components.needs_information
+
+
+def test_groups_that_are_learned_no_more_need_another_average_information() -> None:
+    components = VarianceComponents([group_of(), group_of()])
+    settled = evidence_of(2.5, 2.5, 9.0, (1.0, 0.0))
+    components.update([settled, settled], 1.0)
+    for group in components.groups:
+        group.l2 = 2.0
+    components.update([settled, evidence_of(0.0, 4.9, 0.5, (0.0, 0.1))], 1.0)
+    assert components.learned == [0]
+    assert components.groups[1].vanished
+    assert components.needs_information
 
 
 def test_a_variance_that_overshoots_gets_less_room_and_then_more_again() -> None:
