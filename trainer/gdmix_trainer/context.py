@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gdmix_core.errors import Cancelled
-from gdmix_trainer.messages import Lease, UnitProgress
+from gdmix_trainer.messages import FitProgress, Lease, UnitProgress
 from gdmix_trainer.shard_cache import ShardCache
 
 if TYPE_CHECKING:
@@ -26,12 +27,14 @@ class TaskContext:
     Attributes:
         lease: What it works on.
         cache: Shards that stay in memory between units.
+        threads: Of the worker: what a unit that is a whole stage may keep busy.
         pushed: Arrays that belong to the result, by name.
     """
 
-    def __init__(self, lease: Lease, pull: Pull, cache: ShardCache) -> None:
+    def __init__(self, lease: Lease, pull: Pull, cache: ShardCache, threads: int = 1) -> None:
         self.lease = lease
         self.cache = cache
+        self.threads = threads
         self.pushed: dict[str, Array] = {}
         self._pull = pull
         self._cancelled = threading.Event()
@@ -39,6 +42,8 @@ class TaskContext:
         self._pending: Future[Array] | None = None
         self._rows_done = 0
         self._entities_done = 0
+        self._fit: FitProgress | None = None
+        self._end_work: Callable[[], None] | None = None
 
     @property
     def cancelled(self) -> bool:
@@ -51,11 +56,25 @@ class TaskContext:
         with self._lock:
             if self._pending is not None:
                 self._pending.cancel()
+            if self._end_work is not None:
+                self._end_work()
 
     def check(self) -> None:
         """Raise `Cancelled` when the lease is void; tasks call it between steps."""
         if self._cancelled.is_set():
             raise Cancelled(f"{self.lease} was revoked")
+
+    @contextmanager
+    def when_cancelled(self, act: Callable[[], None]) -> Iterator[None]:
+        """Have a cancellation during the block call `act`, from another thread, to end what the block waits for."""
+        with self._lock:
+            self.check()
+            self._end_work = act
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._end_work = None
 
     def pull(self, name: str) -> Array:
         """Fetch an input array of this lease from the coordinator, waiting through reconnections.
@@ -84,6 +103,12 @@ class TaskContext:
         self._rows_done += rows
         self._entities_done += entities
 
+    def show(self, fit: FitProgress) -> None:
+        """Take how far a fit is in the place of what was shown before."""
+        self._fit = fit
+
     def progress(self) -> UnitProgress:
         """Return how far the unit is."""
-        return UnitProgress(self.lease, self._rows_done, self._entities_done)
+        fit = self._fit
+        rows = self._rows_done if fit is None or fit.steps else fit.rows
+        return UnitProgress(self.lease, rows, self._entities_done, fit if fit and fit.steps else None)

@@ -75,7 +75,9 @@ class UnitExecutor:
         with self._lock:
             if unit.lease in self._contexts:
                 return
-            context = self._contexts[unit.lease] = TaskContext(unit.lease, self._pull, self._cache)
+            context = self._contexts[unit.lease] = TaskContext(
+                unit.lease, self._pull, self._cache, len(self._threads)
+            )
         self._queue.put((unit, context))
 
     def revoke(self, lease: Lease) -> None:

@@ -12,6 +12,7 @@ from gdmix_core.config.coordinates import (
 )
 from gdmix_core.config.data import Columns, DataConfig, DataFormat, Source
 from gdmix_core.config.features import FeatureColumn, FeatureKind, columns_of_bags
+from gdmix_core.config.inputs import input_specs
 from gdmix_core.config.job import JobConfig, with_values
 from gdmix_core.config.load import (
     config_digest,
@@ -21,6 +22,7 @@ from gdmix_core.config.load import (
     parse_config,
     resolve_paths,
 )
+from gdmix_core.config.plugged import PluggedEffect
 from gdmix_core.config.shrinkage import learned_groups
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "FeatureKind",
     "FixedEffect",
     "JobConfig",
+    "PluggedEffect",
     "RandomEffect",
     "ScoreFiles",
     "Source",
@@ -42,6 +45,7 @@ __all__ = [
     "config_digest",
     "config_from_json",
     "config_to_json",
+    "input_specs",
     "is_path",
     "learned_groups",
     "load_config",

@@ -80,12 +80,14 @@ class Rows:
         label: float64[rows].
         weight: float64[rows].
         offset: float64[rows]: what the other coordinates and the data's own offset add to the score.
+        uid: int64[rows], ascending; None where it is not known.
     """
 
     columns: pa.RecordBatch
     label: Float64Array
     weight: Float64Array
     offset: Float64Array
+    uid: Int64Array | None = None
 
     def __len__(self) -> int:
         return len(self.label)

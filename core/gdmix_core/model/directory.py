@@ -25,10 +25,10 @@ from typing import Any, Final
 
 from gdmix_core.errors import Conflict, DataError, InternalError, NotFound
 from gdmix_core.model.manifest import CoordinateManifest, ModelManifest, read_manifest, write_manifest
+from gdmix_core.tasks.files import PLUGIN_FOLDER
 
 FEATURE_INDEX_FILE: Final = "feature_index.parquet"
 FIXED_EFFECT_FILE: Final = "coefficients.parquet"
-PLUGIN_FOLDER: Final = "plugin"
 RUN_FILE: Final = "run.json"
 NO_PLUGINS: Final[Mapping[str, str | Path]] = {}
 

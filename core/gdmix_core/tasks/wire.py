@@ -26,6 +26,7 @@ from gdmix_core.tasks.initial_model import (
     TakeIndex,
 )
 from gdmix_core.tasks.joint import MeasurePass, MixScores, PassMeasured
+from gdmix_core.tasks.plugged_effect import FitPlugin, PluginFitted, PluginScored, ScorePlugin
 from gdmix_core.tasks.preparation import (
     BuildPartition,
     BuildShard,
@@ -110,6 +111,8 @@ RESULT_OF: dict[type[Task], type[TaskResult]] = {
     EvaluateFixedEffect: FixedEffectEvaluated,
     FinishFixedEffect: FixedEffectFinished,
     ScoreFixedEffect: ShardScored,
+    FitPlugin: PluginFitted,
+    ScorePlugin: PluginScored,
     WriteOffsets: OffsetsWritten,
     TrainRandomEffect: RandomEffectTrained,
     AssembleScores: ShardScored,

@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 from math import fsum, inf
 from typing import Final, cast
 
-from gdmix_core.config import AUTO, ExternalEffect, FixedEffect, JobConfig, RandomEffect, learned_groups
+from gdmix_core.config import (
+    AUTO,
+    ExternalEffect,
+    FixedEffect,
+    JobConfig,
+    PluggedEffect,
+    RandomEffect,
+    learned_groups,
+)
 from gdmix_core.solvers.joint.variance_components import (
     PRIOR_SHARE,
     Evidence,
@@ -26,6 +34,7 @@ from gdmix_core.tasks import (
     JointPart,
     PartSurveyed,
     Regularization,
+    Role,
     ShardInput,
     SolvedGroup,
     SurveyPart,
@@ -34,6 +43,7 @@ from gdmix_core.tasks import (
 from gdmix_server.program.external import take_external_effect
 from gdmix_server.program.fixed_effect import train_fixed_effect
 from gdmix_server.program.joint_system import JointCoordinate, JointSystem, Point, Solved
+from gdmix_server.program.plugged_effect import train_plugged_effect
 from gdmix_server.program.prepared import Prepared
 from gdmix_server.program.steps import CoordinateStep, Steps
 from gdmix_server.program.trained import Trained, regularization
@@ -75,11 +85,13 @@ class LearnedShrinkage:
         config: the job's, with numbers in the place of `auto`.
         standing: training score blocks of every trained coordinate at the joint optimum, by shard.
         groups: by coordinate, what to report of its groups.
+        begun: fixed effects that are plugged in, fitted once: the joint model takes their scores as given.
     """
 
     config: JobConfig
     standing: Blocks
     groups: Mapping[str, tuple[GroupShrinkage, ...]]
+    begun: Mapping[str, Trained]
 
 
 def learns(config: JobConfig) -> bool:
@@ -92,7 +104,7 @@ def learn_shrinkage(config: JobConfig, prepared: Prepared, trial: int) -> Steps[
     learner = yield from _prepare(config, prepared, trial)
     yield from learner.run()
     standing = yield from learner.scores()
-    return LearnedShrinkage(learner.resolved_config(), standing, learner.report())
+    return LearnedShrinkage(learner.resolved_config(), standing, learner.report(), learner.plugged)
 
 
 @dataclass(slots=True)
@@ -105,6 +117,7 @@ class _Learner:
         system: the joint model.
         components: the variances, over all groups of all coordinates.
         free: coefficients without regularization.
+        plugged: fixed effects that are plugged in, fitted once.
         solved: the last round's solutions.
         noise: σ² of a linear regression; 1 otherwise.
     """
@@ -114,6 +127,7 @@ class _Learner:
     system: JointSystem
     components: VarianceComponents
     free: int
+    plugged: Mapping[str, Trained]
     solved: Solved | None = None
     noise: float = 1.0
     _length: float = 0.0
@@ -333,7 +347,7 @@ class _Learner:
         for of in self.system.coordinates:
             own = {g.name: g.l2 for g in self.components.groups if g.coordinate == of.name}
             coordinate = self.config.coordinates[of.name]
-            assert not isinstance(coordinate, ExternalEffect)
+            assert not isinstance(coordinate, (ExternalEffect, PluggedEffect))
             found[of.name] = Regularization(
                 groups=own, regularize_intercept=_starting(self.config, of.name).regularize_intercept
             )
@@ -368,7 +382,7 @@ def _starting(config: JobConfig, name: str) -> Regularization:
 def _with_numbers(config: JobConfig, name: str) -> FixedEffect | RandomEffect:
     """Return a coordinate with strength 1 in the place of `auto`."""
     coordinate = config.coordinates[name]
-    assert not isinstance(coordinate, ExternalEffect)
+    assert not isinstance(coordinate, (ExternalEffect, PluggedEffect))
     groups = learned_groups(config, name)
     if not groups:
         return coordinate
@@ -385,13 +399,24 @@ def _prepare(config: JobConfig, prepared: Prepared, trial: int) -> Steps[_Learne
         own = CoordinateStep(name, 0, trial)
         if isinstance(coordinate, ExternalEffect):
             begun[name] = take_external_effect(prepared, own, coordinate, 0)
+        elif isinstance(coordinate, PluggedEffect):
+            begun[name] = yield from train_plugged_effect(
+                config,
+                prepared,
+                own,
+                coordinate,
+                _inputs(prepared, "train", begun),
+                _inputs(prepared, "validation", begun),
+            )
         elif isinstance(coordinate, FixedEffect):
             numbers = cast("FixedEffect", _with_numbers(config, name))
-            begun[name] = yield from train_fixed_effect(prepared, own, numbers, _inputs(prepared, begun))
+            begun[name] = yield from train_fixed_effect(
+                prepared, own, numbers, _inputs(prepared, "train", begun)
+            )
     coordinates = tuple(
         _joint_coordinate(prepared, place, name, begun.get(name))
         for place, name in enumerate(config.coordinates)
-        if not isinstance(config.coordinates[name], ExternalEffect)
+        if not isinstance(config.coordinates[name], (ExternalEffect, PluggedEffect))
     )
     regularizations = [_starting(config, of.name) for of in coordinates]
     units = [
@@ -433,7 +458,7 @@ def _prepare(config: JobConfig, prepared: Prepared, trial: int) -> Steps[_Learne
         prepared=prepared,
         task=config.task,
         coordinates=coordinates,
-        inputs=_inputs(prepared, begun),
+        inputs=_inputs(prepared, "train", begun),
         first_groups=tuple(first_groups),
     )
     return _Learner(
@@ -442,18 +467,19 @@ def _prepare(config: JobConfig, prepared: Prepared, trial: int) -> Steps[_Learne
         system=system,
         components=VarianceComponents(groups),
         free=sum(result.free for result in results),
+        plugged={n: of for n, of in begun.items() if isinstance(config.coordinates[n], PluggedEffect)},
     )
 
 
-def _inputs(prepared: Prepared, begun: Mapping[str, Trained]) -> tuple[ShardInput, ...]:
-    """Return the training shards with the score blocks of the coordinates that have some."""
+def _inputs(prepared: Prepared, role: Role, begun: Mapping[str, Trained]) -> tuple[ShardInput, ...]:
+    """Return the shards of a role with the score blocks of the coordinates that have some."""
     return tuple(
         ShardInput(
             shard=shard,
             directory=directory,
-            scores=tuple(trained.scores["train"][shard] for trained in begun.values()),
+            scores=tuple(trained.scores[role][shard] for trained in begun.values()),
         )
-        for shard, directory in enumerate(prepared.shards["train"].directories)
+        for shard, directory in enumerate(prepared.shards[role].directories)
     )
 
 
