@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gdmix_client.types import (
         Cluster,
         CoordinateReport,
+        FitProgress,
         GroupShrinkage,
         Job,
         JobEvent,
@@ -57,6 +58,7 @@ _HOMES = {
     "ModelVersion": "types",
     "Notice": "types",
     "PackedIds": "scoring.requests",
+    "FitProgress": "types",
     "Progress": "types",
     "Published": "types",
     "ReadableRequest": "scoring.requests",
@@ -84,6 +86,7 @@ __all__ = [
     "Connection",
     "CoordinateReport",
     "FeatureRows",
+    "FitProgress",
     "GroupShrinkage",
     "Job",
     "JobEvent",

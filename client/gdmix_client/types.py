@@ -130,6 +130,27 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FitProgress:
+    """How far the fit of a plug-in is.
+
+    Attributes:
+        step: steps done.
+        steps: steps at most.
+        rows: training rows seen, repetitions included.
+        loss: mean training loss since the last report, None where it is not known.
+        metrics: what was measured, by name.
+        rows_per_second: since the last report.
+    """
+
+    step: int
+    steps: int
+    rows: int
+    loss: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    rows_per_second: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """Where the running stage of a job stands.
 
@@ -145,6 +166,7 @@ class Progress:
         stage_seconds: since the stage began.
         objective: after the latest round.
         gradient_ratio: largest |gradient| over what the certificate allows; at most 1 once converged.
+        fit: of a fixed effect that is plugged in, while it is fitted.
     """
 
     stage: str
@@ -158,6 +180,7 @@ class Progress:
     stage_seconds: float = 0.0
     objective: float = 0.0
     gradient_ratio: float = 0.0
+    fit: FitProgress | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

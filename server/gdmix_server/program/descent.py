@@ -106,6 +106,9 @@ class Descent:
         begun = self.begun.pop(step.coordinate, None)
         if begun is not None:
             return replace(begun, report=replace(begun.report, pass_number=step.pass_number))
+        fitted = self.trained.get(step.coordinate)
+        if fitted is not None and self.config.passes == "until_converged":
+            return replace(fitted, report=replace(fitted.report, pass_number=step.pass_number, seconds=0.0))
         held_out = self._inputs("validation", step.coordinate)
         return (
             yield from train_plugged_effect(self.config, self.prepared, step, coordinate, offsets, held_out)

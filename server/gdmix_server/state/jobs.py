@@ -176,4 +176,5 @@ class Job:
             stage_seconds=max(0.0, now - self.stage_started) if self.stage_started is not None else 0.0,
             objective=fixed_effect.objective if fixed_effect else 0.0,
             gradient_ratio=fixed_effect.gradient_ratio if fixed_effect else 0.0,
+            fit=next((worker.fit for worker in live if worker.fit is not None), None),
         )

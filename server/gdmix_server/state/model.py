@@ -278,6 +278,18 @@ class StageRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FitProgress:
+    """How far the fit of a plug-in is."""
+
+    step: int
+    steps: int
+    rows: int
+    loss: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    rows_per_second: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """Where the running stage stands."""
 
@@ -293,6 +305,7 @@ class Progress:
     stage_seconds: float = 0.0
     objective: float = 0.0
     gradient_ratio: float = 0.0
+    fit: FitProgress | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -141,6 +141,7 @@ class Results:
         if worker is not None:
             # Its next heartbeat counts without this unit, whose rows are counted as done from now on.
             worker.rows_done = worker.entities_done = 0
+            worker.fit = None
         if isinstance(run, FixedEffectRun):
             run.accept(unit, lease)
             effects.add(Acknowledge(worker_id=grant.worker_id, lease=lease, accepted=True))
