@@ -196,7 +196,7 @@ class FixedEffectModel(ABC):
     def save(self, directory: Path) -> None:
         """Write the model into an existing, empty directory: ordinary files, no pickle."""
 
-    def warm_up(self) -> None:
+    def warm_up(self) -> None:  # noqa: B027 - nothing to do is a good answer
         """Do now what would make the first `score` slow; a scorer calls it before it takes requests."""
 
     def describe(self) -> Mapping[str, float | str]:

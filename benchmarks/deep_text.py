@@ -1,0 +1,195 @@
+"""Quality and speed of deep text effects on MovieLens-100K, outside of a job.
+
+    gdmix-cli data fetch movielens-100k --directory examples/movielens/data
+    python benchmarks/deep_text.py quality --seeds 3
+    python benchmarks/deep_text.py serving
+
+`quality` fits the deep global effect of a movie's title, genres and year and a person's age, gender and occupation, each
+seed in a process of its own, TensorFlow's start included, and prints the validation AUC, which nothing was chosen by.
+`serving` scores one person and 100 candidates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gdmix_core.fixed_effects.deep_text import DeepText, DeepTextOptions
+from gdmix_core.fixed_effects.plugin import FitData, FitProgress, Gang, Rows, Task
+
+DATA = Path(__file__).resolve().parent.parent / "examples" / "movielens" / "data" / "movielens-100k"
+OPTIONS: dict[str, Any] = {
+    "text": ["title"],
+    "numbers": ["age", "release_year"],
+    "categories": ["gender", "occupation", {"column": "genres", "list": True}],
+    "epochs": 8,
+}
+COLUMNS = ["age", "release_year", "gender", "occupation", "genres", "title"]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows in memory."""
+
+    data: Rows
+
+    @property
+    def rows(self) -> int:
+        return len(self.data)
+
+    def read(self) -> Rows:
+        return self.data
+
+
+@dataclass
+class Context:
+    """A fit outside of a job."""
+
+    checkpoints: Path
+    logs: Path
+    seed: int
+    gang: Gang | None = None
+    threads: int = 2
+    task: Task = "logistic_regression"
+    quiet: bool = False
+
+    def report(self, progress: FitProgress) -> None:
+        if progress.metrics and not self.quiet:
+            values = "  ".join(f"{name} {value:.4f}" for name, value in progress.metrics.items())
+            print(f"  step {progress.step:,}: loss {progress.loss:.4f}  {values}", file=sys.stderr)
+
+    def notice(self, text: str, *, warning: bool = False) -> None:
+        print(text, file=sys.stderr)
+
+
+def read(path: Path, shards: int) -> list[Shard]:
+    """Read a table as shards."""
+    table = pq.read_table(path, columns=["response", *COLUMNS]).combine_chunks()
+    batch = table.to_batches()[0]
+    cuts = np.linspace(0, batch.num_rows, shards + 1).astype(int)
+    pieces = [batch.slice(a, b - a) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    return [
+        Shard(
+            Rows(
+                piece.select(COLUMNS),
+                piece["response"].to_numpy().astype(np.float64),
+                np.ones(piece.num_rows),
+                np.zeros(piece.num_rows),
+            )
+        )
+        for piece in pieces
+    ]
+
+
+def fit_once(options: DeepTextOptions, data: Path, seed: int, quiet: bool) -> dict[str, float]:
+    """Fit and evaluate in this process."""
+    start = time.perf_counter()
+    train, validation = read(data / "train.parquet", 8), read(data / "validation.parquet", 2)
+    with tempfile.TemporaryDirectory() as scratch:
+        context = Context(Path(scratch), Path(scratch), seed, quiet=quiet)
+        model = DeepText().fit(options, FitData(train, validation), context)
+    seconds = time.perf_counter() - start
+    from gdmix_core.fixed_effects.deep_text.evaluation import evaluate
+
+    score = np.concatenate([model.score(shard.data.columns) for shard in validation])
+    label = np.concatenate([shard.data.label for shard in validation])
+    found = evaluate("logistic_regression", score, label, np.ones(len(label)))
+    return {**found, "seconds": seconds, "total_seconds": time.perf_counter() - start, **model.describe()}
+
+
+def quality(arguments: argparse.Namespace) -> None:
+    results = []
+    for seed in range(arguments.seeds):
+        command = [sys.executable, __file__, "--data", str(arguments.data), "--options", arguments.options]
+        run = subprocess.run(
+            [*command, "fit", "--seed", str(seed)], check=True, capture_output=True, text=True
+        )
+        results.append(json.loads(run.stdout.splitlines()[-1]))
+        print(f"seed {seed}: " + "  ".join(f"{name} {value:.4g}" for name, value in results[-1].items()))
+    aucs = [result["auc"] for result in results]
+    print(
+        f"validation AUC: mean {statistics.mean(aucs):.4f}, {min(aucs):.4f} to {max(aucs):.4f}; "
+        f"fit, TensorFlow's start included: median {statistics.median(r['seconds'] for r in results):.1f} s"
+    )
+
+
+def serving(arguments: argparse.Namespace) -> None:
+    train = read(arguments.data / "train.parquet", 8)
+    options = DeepTextOptions.model_validate({**json.loads(arguments.options), "epochs": 0.2})
+    with tempfile.TemporaryDirectory() as scratch:
+        context = Context(Path(scratch), Path(scratch), 0, quiet=True)
+        fitted = DeepText().fit(options, FitData(train, []), context)
+        saved = Path(scratch) / "model"
+        saved.mkdir()
+        fitted.save(saved)
+        start = time.perf_counter()
+        model = DeepText().load(saved)
+        loaded = time.perf_counter()
+        model.warm_up()
+        print(f"load {loaded - start:.2f} s, warm-up {time.perf_counter() - loaded:.2f} s")
+    rng = np.random.default_rng(0)
+    rows = train[0].data.columns
+    requests = []
+    for _ in range(arguments.requests):
+        candidates = rows.take(pa.array(rng.integers(0, rows.num_rows, 100)))
+        person = rows.take(pa.array(np.repeat(rng.integers(0, rows.num_rows), 100)))
+        sides = [person if name in {"age", "gender", "occupation"} else candidates for name in COLUMNS]
+        requests.append(
+            pa.RecordBatch.from_arrays(
+                [side[name] for side, name in zip(sides, COLUMNS, strict=True)], COLUMNS
+            )
+        )
+    times = []
+    for request in requests:
+        start = time.perf_counter()
+        model.score(request)
+        times.append(time.perf_counter() - start)
+    difference = np.abs(model.score(rows) - fitted.score(rows)).max()
+    print(
+        f"1 person x 100 candidates: p50 {np.quantile(times, 0.5) * 1e3:.2f} ms, p99 "
+        f"{np.quantile(times, 0.99) * 1e3:.2f} ms over {len(times)} requests; scores differ from the fit's by "
+        f"{difference:.1e} at most"
+    )
+    start = time.perf_counter()
+    model.score(rows)
+    print(f"bulk scoring: {rows.num_rows / (time.perf_counter() - start):,.0f} rows/s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--options", default=json.dumps(OPTIONS), help="JSON, as in a config")
+    commands = parser.add_subparsers(dest="command", required=True)
+    many = commands.add_parser("quality")
+    many.add_argument("--seeds", type=int, default=3)
+    once = commands.add_parser("fit")
+    once.add_argument("--seed", type=int, default=0)
+    once.add_argument("--verbose", action="store_true")
+    serve = commands.add_parser("serving")
+    serve.add_argument("--requests", type=int, default=300)
+    arguments = parser.parse_args()
+    if arguments.command == "quality":
+        quality(arguments)
+    elif arguments.command == "serving":
+        serving(arguments)
+    else:
+        options = DeepTextOptions.model_validate_json(arguments.options)
+        print(json.dumps(fit_once(options, arguments.data, arguments.seed, not arguments.verbose)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""AdamW with warm-up, decay and clipping.
+
+Written here, and not taken from Keras, for three reasons: gradients are clipped after those of a gang have been added
+up (Keras clips each member's own), the step that schedules and bias correction go by is the fit's, and all of the state
+is a list of variables that checkpoints keep.
+
+Source: Loshchilov and Hutter, Decoupled Weight Decay Regularization, ICLR 2019, arXiv:1711.05101. BERT's variant leaves
+out the correction of the moments' bias: Devlin et al., NAACL 2019, arXiv:1810.04805, file optimization.py of its code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import tensorflow as tf
+
+from gdmix_core.fixed_effects.deep_text.options import OptimizerOptions
+
+_BETA_1: Final = 0.9
+_BETA_2: Final = 0.999
+_EPSILON: Final = {"adamw": 1e-7, "bert_adam": 1e-6}
+
+
+class AdamW:
+    """The optimiser of a fit; made and used in its strategy's scope."""
+
+    def __init__(
+        self, options: OptimizerOptions, steps: int, variables: Sequence[tf.Variable], rates: Sequence[float]
+    ) -> None:
+        """Begin.
+
+        Args:
+            options: of the optimiser.
+            steps: steps of the whole fit, which the schedule ends with.
+            variables: weights to move; those of one dimension or none (biases, scales) do not decay.
+            rates: factor of the learning rate, for each of the variables.
+        """
+        self._options = options
+        self._steps = steps
+        self._warm_up = round(options.warmup * steps)
+        self._variables = list(variables)
+        self._rates = list(rates)
+        self._decay = [options.weight_decay if len(v.shape) > 1 else 0.0 for v in variables]
+        self._first = [tf.Variable(tf.zeros_like(v), trainable=False) for v in variables]
+        self._second = [tf.Variable(tf.zeros_like(v), trainable=False) for v in variables]
+
+    @property
+    def state(self) -> list[tf.Variable]:
+        """What a checkpoint keeps."""
+        return [*self._first, *self._second]
+
+    def learning_rate(self, step: tf.Tensor) -> tf.Tensor:
+        """Return the learning rate of a step, counted from 0, float32 scalar."""
+        done = tf.cast(step, tf.float32)
+        rate = tf.constant(self._options.learning_rate, tf.float32)
+        if self._options.decay == "linear":
+            left = (self._steps - done) / max(self._steps - self._warm_up, 1)
+            rate *= tf.clip_by_value(left, 0.0, 1.0)
+        if self._warm_up:
+            rate *= tf.minimum(1.0, (done + 1) / self._warm_up)
+        return rate
+
+    def apply(self, gradients: Sequence[tf.Tensor], step: tf.Tensor) -> None:
+        """Move the weights; called in a replica's context with gradients that are the same in all replicas."""
+        gradients = list(gradients)
+        if self._options.clip_norm is not None:
+            gradients, _ = tf.clip_by_global_norm(gradients, self._options.clip_norm)
+        done = tf.cast(step + 1, tf.float32)
+        if self._options.kind == "adamw":
+            corrections = (1 - tf.pow(_BETA_1, done), 1 - tf.pow(_BETA_2, done))
+        else:
+            corrections = (tf.constant(1.0), tf.constant(1.0))
+        tf.distribute.get_replica_context().merge_call(
+            self._update, args=(gradients, self.learning_rate(step), *corrections)
+        )
+
+    def _update(
+        self,
+        strategy: tf.distribute.Strategy,
+        gradients: Sequence[Any],
+        rate: Any,
+        correction_1: Any,
+        correction_2: Any,
+    ) -> None:
+        epsilon = _EPSILON[self._options.kind]
+        for variable, first, second, gradient, factor, decay in zip(
+            self._variables, self._first, self._second, gradients, self._rates, self._decay, strict=True
+        ):
+
+            def move(
+                weight: tf.Variable,
+                m: tf.Variable,
+                v: tf.Variable,
+                g: tf.Tensor,
+                rates: tuple[tf.Tensor, tf.Tensor, tf.Tensor],
+                factor: float = factor,
+                decay: float = decay,
+            ) -> None:
+                rate, unbias_1, unbias_2 = rates
+                m.assign(_BETA_1 * m + (1 - _BETA_1) * g)
+                v.assign(_BETA_2 * v + (1 - _BETA_2) * tf.square(g))
+                change = (m / unbias_1) / (tf.sqrt(v / unbias_2) + epsilon)
+                if decay:
+                    change += decay * weight
+                weight.assign_sub(factor * rate * change)
+
+            strategy.extended.update(
+                variable,
+                move,
+                args=(first, second, gradient, (rate, correction_1, correction_2)),
+                group=False,
+            )
