@@ -4,14 +4,16 @@
     python benchmarks/deep_text.py quality --seeds 3
     python benchmarks/deep_text.py serving
 
-`quality` fits the deep global effect of a movie's title, genres and year and a person's age, gender and occupation, each
-seed in a process of its own, TensorFlow's start included, and prints the validation AUC, which nothing was chosen by.
+`quality` fits the deep global effect of a movie's title, genres and year and a person's age, gender and occupation,
+each seed in a process of its own, TensorFlow's start included, and prints the validation AUC, which nothing was chosen
+by.
 `serving` scores one person and 100 candidates.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -34,7 +36,12 @@ OPTIONS: dict[str, Any] = {
     "text": ["title"],
     "numbers": ["age", "release_year"],
     "categories": ["gender", "occupation", {"column": "genres", "list": True}],
-    "epochs": 8,
+    "encoder": {"kind": "cnn", "filters": 32},
+    "word_embedding": {"size": 32},
+    "optimizer": {"learning_rate": 0.003},
+    "batch_size": 512,
+    "epochs": 5,
+    "early_stopping": {"refit": True},
 }
 COLUMNS = ["age", "release_year", "gender", "occupation", "genres", "title"]
 
@@ -47,9 +54,11 @@ class Shard:
 
     @property
     def rows(self) -> int:
+        """Number of rows."""
         return len(self.data)
 
     def read(self) -> Rows:
+        """Return them."""
         return self.data
 
 
@@ -66,12 +75,14 @@ class Context:
     quiet: bool = False
 
     def report(self, progress: FitProgress) -> None:
+        """Print evaluations."""
         if progress.metrics and not self.quiet:
             values = "  ".join(f"{name} {value:.4f}" for name, value in progress.metrics.items())
             print(f"  step {progress.step:,}: loss {progress.loss:.4f}  {values}", file=sys.stderr)
 
     def notice(self, text: str, *, warning: bool = False) -> None:
-        print(text, file=sys.stderr)
+        """Print it."""
+        print("warning:" if warning else "notice:", text, file=sys.stderr)
 
 
 def read(path: Path, shards: int) -> list[Shard]:
@@ -79,7 +90,7 @@ def read(path: Path, shards: int) -> list[Shard]:
     table = pq.read_table(path, columns=["response", *COLUMNS]).combine_chunks()
     batch = table.to_batches()[0]
     cuts = np.linspace(0, batch.num_rows, shards + 1).astype(int)
-    pieces = [batch.slice(a, b - a) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    pieces = [batch.slice(a, b - a) for a, b in itertools.pairwise(cuts)]
     return [
         Shard(
             Rows(

@@ -15,12 +15,12 @@ class Given(keras.initializers.Initializer):  # type: ignore[misc]  # Keras has 
     """Weights that are given."""
 
     def __init__(self, values: npt.ArrayLike) -> None:
-        self._values = np.asarray(values, np.float32)
+        self.values = np.asarray(values, np.float32)
 
     def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> npt.NDArray[np.float32]:
         """Return the weights, whose shape must be `shape`."""
         del dtype
-        return self._values.reshape(shape)
+        return self.values.reshape(shape)
 
 
 class Draws:
@@ -37,13 +37,13 @@ class Draws:
         """Return the initialiser of a recurrent matrix (Saxe, McClelland and Ganguli 2014)."""
         return keras.initializers.Orthogonal(seed=self._seed())
 
-    def table(self, size: int, length: int, spread: float) -> Given:
-        """Return vectors of codes, normal with this standard deviation, 0 for the codes below `FIRST`.
+    def table(self, size: int, length: int, spread: float, reserved: int = FIRST) -> Given:
+        """Return vectors of codes, normal with this standard deviation, 0 for the codes below `reserved`.
 
         The unknown has no vector to begin with: where all is known in training it keeps none, and adds nothing.
         """
         values = np.random.default_rng(self._seed()).normal(0.0, spread, (size, length))
-        values[:FIRST] = 0
+        values[:reserved] = 0
         return Given(values)
 
     def _seed(self) -> int:

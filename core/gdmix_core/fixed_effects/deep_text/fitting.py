@@ -6,6 +6,7 @@ from gdmix_core.fixed_effects.deep_text.devices import start_tensorflow
 from gdmix_core.fixed_effects.deep_text.learning import learn_inputs
 from gdmix_core.fixed_effects.deep_text.model import DeepTextModel
 from gdmix_core.fixed_effects.deep_text.options import DeepTextOptions
+from gdmix_core.fixed_effects.deep_text.pretrained import read_pretrained
 from gdmix_core.fixed_effects.deep_text.training import Training
 from gdmix_core.fixed_effects.plugin import FitContext, FitData
 
@@ -19,13 +20,21 @@ def fit(options: DeepTextOptions, data: FitData, context: FitContext) -> DeepTex
     """
     inputs, labels = learn_inputs(options, data.train, context.task)
     strategy = start_tensorflow(context.threads, context.gang)
-    search = Training("search", inputs, labels, data, context, strategy, options.early_stopping)
+    pretrained = read_pretrained(inputs)
+    if pretrained.word_vectors is not None:
+        found, wanted = len(pretrained.word_vectors.codes), pretrained.word_vectors.wanted
+        context.notice(
+            f"{options.word_embedding.file} has vectors of {found:,} of the vocabulary's {wanted:,} words"
+        )
+    search = Training("search", inputs, labels, data, context, strategy, pretrained, options.early_stopping)
     trained = search.run()
     facts: dict[str, float | str] = {"steps": trained.steps, "best step": trained.step}
     facts |= {f"early stopping {name}": value for name, value in trained.metrics.items()}
     if options.early_stopping is not None and options.early_stopping.refit:
         epochs = trained.step / search.epoch_steps
-        again = Training("refit", inputs, labels, data, context, strategy, None, stop_after=epochs)
+        again = Training(
+            "refit", inputs, labels, data, context, strategy, pretrained, None, stop_after=epochs
+        )
         trained = again.run()
         facts["refit steps"] = trained.steps
     facts["weights"] = sum(weight.size for weight in trained.weights)

@@ -22,8 +22,9 @@ from gdmix_core.fixed_effects.deep_text.columns import (
     vectors,
 )
 from gdmix_core.fixed_effects.deep_text.lookup import ABSENT, Lookup
-from gdmix_core.fixed_effects.deep_text.options import CategoryColumn, DeepTextOptions, NumberColumn
+from gdmix_core.fixed_effects.deep_text.options import Bert, CategoryColumn, DeepTextOptions, NumberColumn
 from gdmix_core.fixed_effects.deep_text.rows import Bags, EncodedRows, Texts
+from gdmix_core.fixed_effects.deep_text.word_pieces import WordPieces
 from gdmix_core.fixed_effects.deep_text.word_tokens import WordTokens
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Inputs:
         dimensions: how many numbers each of the columns of numbers has.
         mean: float64[numbers], what nulls are and what is subtracted.
         scale: float64[numbers], what the rest is divided by.
+        word_size: length of the tokens' vectors.
         start: score of a fresh network, what a constant would be.
         spread: of the labels, 1 unless their scale is free (linear regression).
     """
@@ -74,6 +76,7 @@ class Inputs:
     dimensions: tuple[int, ...]
     mean: Float64Array
     scale: Float64Array
+    word_size: int
     start: float
     spread: float
 
@@ -121,8 +124,9 @@ class Inputs:
             arrays |= known.strings.arrays(f"category_{i}")
         metadata = {
             "format": _FORMAT,
-            "options": self.options.model_dump(mode="json", exclude_unset=True),
+            "options": self.options.model_dump(mode="json"),
             "dimensions": self.dimensions,
+            "word_size": self.word_size,
             "start": self.start,
             "spread": self.spread,
         }
@@ -144,11 +148,12 @@ class Inputs:
         known = (ByteStrings.from_arrays(arrays, f"category_{i}") for i in range(len(options.categories)))
         return cls(
             options,
-            WordTokens.from_arrays(arrays),
+            (WordPieces if isinstance(options.encoder, Bert) else WordTokens).from_arrays(arrays),
             tuple(Lookup.of(strings) for strings in known),
             tuple(found["dimensions"]),
             arrays["mean"],
             arrays["scale"],
+            found["word_size"],
             found["start"],
             found["spread"],
         )

@@ -11,12 +11,16 @@ import numpy.typing as npt
 
 from gdmix_core.data.byte_strings import ByteStrings
 from gdmix_core.data.tokens import tokens
+from gdmix_core.errors import DataError
+from gdmix_core.fixed_effects.deep_text.bert_directory import BertConfig, read_bert_config
 from gdmix_core.fixed_effects.deep_text.columns import strings
-from gdmix_core.fixed_effects.deep_text.inputs import Inputs, category_strings, number_column
+from gdmix_core.fixed_effects.deep_text.inputs import Inputs, Tokenizer, category_strings, number_column
 from gdmix_core.fixed_effects.deep_text.labels import LabelSummary
-from gdmix_core.fixed_effects.deep_text.lookup import FrequencyCount, Lookup
-from gdmix_core.fixed_effects.deep_text.options import DeepTextOptions
+from gdmix_core.fixed_effects.deep_text.lookup import FrequencyCount
+from gdmix_core.fixed_effects.deep_text.options import Bert, DeepTextOptions
+from gdmix_core.fixed_effects.deep_text.word_pieces import read_word_pieces
 from gdmix_core.fixed_effects.deep_text.word_tokens import WordTokens, read_vocabulary
+from gdmix_core.fixed_effects.deep_text.word_vectors import word_vector_size
 from gdmix_core.fixed_effects.plugin import Rows, RowShard, Task
 
 Float64Array: TypeAlias = npt.NDArray[np.float64]
@@ -45,12 +49,13 @@ class _Columns:
 
     def __init__(self, options: DeepTextOptions) -> None:
         self._options = options
+        self._counts_words = options.vocabulary.file is None and not isinstance(options.encoder, Bert)
         self._words = FrequencyCount()
         self._categories = [FrequencyCount() for _ in options.categories]
         self._moments: list[_Moments | None] = [None] * len(options.numbers)
 
     def add(self, rows: Rows) -> None:
-        if self._options.vocabulary.file is None:
+        if self._counts_words:
             for text in self._options.texts():
                 _count_words(self._words, strings(rows.columns, text.column))
         for column, count in zip(self._options.categories, self._categories, strict=True):
@@ -69,9 +74,10 @@ class _Columns:
         scale = np.concatenate([np.empty(0), *(moment.deviation() for moment in moments)])
         if not options.normalize:
             mean, scale = np.zeros_like(mean), np.ones_like(scale)
+        tokenizer, word_size = self._tokenizer()
         return Inputs(
             options,
-            WordTokens(self._vocabulary()),
+            tokenizer,
             tuple(
                 count.known(column.min_df)
                 for column, count in zip(options.categories, self._categories, strict=True)
@@ -79,15 +85,26 @@ class _Columns:
             tuple(len(moment.count) for moment in moments),
             mean,
             scale,
+            word_size,
             labels.start(task),
             labels.spread(task),
         )
 
-    def _vocabulary(self) -> Lookup:
-        given = self._options.vocabulary
+    def _tokenizer(self) -> tuple[Tokenizer, int]:
+        """Return what cuts texts, and the length of its tokens' vectors."""
+        options = self._options
+        if isinstance(options.encoder, Bert):
+            config = read_bert_config(options.encoder.directory)
+            pieces = read_word_pieces(options.encoder.directory, lower_case=config.lower_case)
+            _check_bert(options, options.encoder, config, pieces.size)
+            return pieces, config.hidden
+        given = options.vocabulary
         if given.file is not None:
-            return read_vocabulary(given.file)
-        return self._words.known(given.min_df, given.size)
+            vocabulary = read_vocabulary(given.file)
+        else:
+            vocabulary = self._words.known(given.min_df, given.size)
+        vectors = options.word_embedding.file
+        return WordTokens(vocabulary), word_vector_size(vectors) if vectors else options.word_embedding.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,3 +140,18 @@ def _count_words(words: FrequencyCount, texts: ByteStrings) -> None:
     ptr, found, which = tokens(texts)
     row = np.repeat(np.arange(len(texts)), np.diff(ptr))
     words.add(found if which is None else found.take(which.astype(np.int64)), row)
+
+
+def _check_bert(options: DeepTextOptions, encoder: Bert, config: BertConfig, pieces: int) -> None:
+    if pieces != config.vocabulary:
+        raise DataError(
+            f"{encoder.directory}: vocab.txt has {pieces:,} lines; config.json says {config.vocabulary:,}"
+        )
+    if options.max_len > config.positions:
+        raise DataError(
+            f"max_len: found {options.max_len}; allowed with {encoder.directory} are 1 to {config.positions}"
+        )
+    if (encoder.layers or 0) > config.layers:
+        raise DataError(
+            f"encoder.layers: found {encoder.layers}; allowed with {encoder.directory} are 1 to {config.layers}"
+        )

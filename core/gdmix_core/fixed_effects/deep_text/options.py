@@ -21,6 +21,12 @@ Interaction = Literal["concatenation", "cosine", "hadamard", "difference"]
 EarlyStoppingMetric = Literal["auc", "logloss", "rmse", "poisson_loss"]
 
 
+def _changed(options: PluginOptions) -> set[str]:
+    """Return the fields that differ from their defaults; on the wire every field is set."""
+    fields = type(options).model_fields
+    return {name for name in fields if getattr(options, name) != fields[name].default}
+
+
 class Column(PluginOptions):
     """A data column; a bare name in the config means `{column: name}`."""
 
@@ -156,7 +162,7 @@ class VocabularyOptions(PluginOptions):
 
     @model_validator(mode="after")
     def _built_or_given(self) -> VocabularyOptions:
-        stray = sorted(self.model_fields_set & {"min_df", "size"}) if self.file else []
+        stray = sorted(_changed(self) - {"file"}) if self.file else []
         if stray:
             raise ValueError(f"{', '.join(stray)} means nothing with file: the file says what is known")
         return self
@@ -178,7 +184,7 @@ class WordEmbedding(PluginOptions):
     def _trained_or_loaded(self) -> WordEmbedding:
         if self.file is None and not self.trainable:
             raise ValueError("trainable: false needs a file: vectors drawn at random would stay as they are")
-        if self.file is not None and "size" in self.model_fields_set:
+        if self.file is not None and "size" in _changed(self):
             raise ValueError("size means nothing with file: it is the length of the file's vectors")
         return self
 
@@ -305,7 +311,7 @@ class DeepTextOptions(PluginOptions):
         if self.min_len > self.max_len:
             raise ValueError(f"min_len {self.min_len} is above max_len {self.max_len}")
         if isinstance(self.encoder, Bert):
-            stray = sorted({"vocabulary", "word_embedding"} & self.model_fields_set)
+            stray = sorted({"vocabulary", "word_embedding"} & _changed(self))
             if stray:
                 raise ValueError(f"{', '.join(stray)} means nothing with encoder bert, which brings its own")
         return self

@@ -39,7 +39,7 @@ class Texts:
         longest = max(int(lengths.max(initial=0)), min_len, 1)
         width = -(-longest // _WIDTH_STEP) * _WIDTH_STEP
         codes = np.zeros((len(distinct), width), np.int32)
-        codes[np.arange(width) < lengths[:, None]] = self.codes[_ranges(start, lengths)]
+        codes[np.arange(width) < lengths[:, None]] = self.codes[ranges(start, lengths)]
         return codes, row_text.astype(np.int32)
 
 
@@ -61,7 +61,7 @@ class Bags:
         """Return codes, weights and place in `order` of the entries of some rows."""
         start = self.ptr[order]
         lengths = self.ptr[order + 1] - start
-        entries = _ranges(start, lengths)
+        entries = ranges(start, lengths)
         return (
             self.codes[entries],
             self.values[entries],
@@ -98,7 +98,7 @@ class EncodedRows:
         return inputs
 
 
-def _ranges(start: Int64Array, lengths: Int64Array) -> Int64Array:
+def ranges(start: Int64Array, lengths: Int64Array) -> Int64Array:
     """Return start[0], start[0] + 1, ..., start[0] + lengths[0] - 1, start[1], ..."""
     end = np.cumsum(lengths)
     return np.repeat(start - end + lengths, lengths) + np.arange(end[-1] if len(end) else 0)

@@ -13,6 +13,7 @@ from gdmix_core.fixed_effects.deep_text.inputs import Inputs
 from gdmix_core.fixed_effects.deep_text.losses import row_losses
 from gdmix_core.fixed_effects.deep_text.network import Network, signature
 from gdmix_core.fixed_effects.deep_text.optimizer import AdamW
+from gdmix_core.fixed_effects.deep_text.pretrained import Pretrained
 from gdmix_core.fixed_effects.deep_text.stream import with_targets
 from gdmix_core.fixed_effects.plugin import Task
 
@@ -33,7 +34,19 @@ class Trainee:
         steps: int,
         mean_weight: float,
         strategy: tf.distribute.Strategy,
+        pretrained: Pretrained,
     ) -> None:
+        """Begin with fresh weights.
+
+        Args:
+            inputs: encode rows.
+            task: of the job.
+            seed: of weights and dropout.
+            steps: of the whole schedule.
+            mean_weight: of the training rows; the mean loss is over rows of this weight.
+            strategy: what trains.
+            pretrained: weights that come from files.
+        """
         self._options = inputs.options
         self._task = task
         self._seed = seed % 2**31
@@ -41,15 +54,17 @@ class Trainee:
         self._mean_weight = mean_weight
         self._strategy = strategy
         with strategy.scope():
-            self._network = Network(inputs, seed)
+            self._network = Network(inputs, seed, pretrained)
             self._trained = [variable.value for variable in self._network.trainable_variables]
-            rates = [1.0] * len(self._trained)
+            rates = self._network.learning_rates()
             self._optimizer = AdamW(self._options.optimizer, steps, self._trained, rates)
         tensors = with_targets(signature(inputs))
         number = tf.TensorSpec([], tf.int32)
         self._step = tf.function(self._run, input_signature=[tensors, number], autograph=False)
         self._score = tf.function(self._scores, input_signature=[tensors], autograph=False)
-        self._gather = tf.function(self._gathered, input_signature=[tf.TensorSpec([None, 3], tf.float32)], autograph=False)
+        self._gather = tf.function(
+            self._gathered, input_signature=[tf.TensorSpec([None, 3], tf.float32)], autograph=False
+        )
 
     def step(self, batch: Tensors, number: int) -> tf.Tensor:
         """Move the weights by one batch, this member's; return the mean loss over all members' rows."""

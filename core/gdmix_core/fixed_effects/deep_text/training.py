@@ -23,6 +23,7 @@ from gdmix_core.fixed_effects.deep_text.events import EventLog
 from gdmix_core.fixed_effects.deep_text.inputs import Inputs
 from gdmix_core.fixed_effects.deep_text.labels import LabelSummary
 from gdmix_core.fixed_effects.deep_text.network import signature
+from gdmix_core.fixed_effects.deep_text.pretrained import Pretrained
 from gdmix_core.fixed_effects.deep_text.split import Part, Selection, parts_of
 from gdmix_core.fixed_effects.deep_text.steps import Trainee, Weights
 from gdmix_core.fixed_effects.deep_text.stream import TrainingStream, evaluation_batches, prefetched
@@ -73,6 +74,7 @@ class Training:
         data: FitData,
         context: FitContext,
         strategy: tf.distribute.Strategy,
+        pretrained: Pretrained,
         stopping: EarlyStopping | None,
         stop_after: float | None = None,
     ) -> None:
@@ -85,6 +87,7 @@ class Training:
             data: all rows.
             context: of the fit.
             strategy: what trains.
+            pretrained: weights that come from files.
             stopping: early stopping; None trains on all training rows to the end.
             stop_after: end after so many epochs, though the schedule is that of the options.
         """
@@ -107,8 +110,9 @@ class Training:
         if stop_after is not None:
             self._steps = min(self._schedule, max(1, round(stop_after * self._rows / options.batch_size)))
         self._evaluated = self._evaluation_rows(data)
+        mean_weight = labels.weight / labels.rows or 1.0
         self._trainee = Trainee(
-            inputs, context.task, context.seed, self._schedule, labels.weight / labels.rows, strategy
+            inputs, context.task, context.seed, self._schedule, mean_weight, strategy, pretrained
         )
         directory = context.checkpoints / name
         directory.mkdir(exist_ok=True)
