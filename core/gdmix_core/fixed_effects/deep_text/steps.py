@@ -62,9 +62,6 @@ class Trainee:
         number = tf.TensorSpec([], tf.int32)
         self._step = tf.function(self._run, input_signature=[tensors, number], autograph=False)
         self._score = tf.function(self._scores, input_signature=[tensors], autograph=False)
-        self._gather = tf.function(
-            self._gathered, input_signature=[tf.TensorSpec([None, 3], tf.float32)], autograph=False
-        )
 
     def step(self, batch: Tensors, number: int) -> tf.Tensor:
         """Move the weights by one batch, this member's; return the mean loss over all members' rows."""
@@ -77,7 +74,7 @@ class Trainee:
         ]
         rows = tf.concat([tf.zeros([0, 3]), *columns], axis=0)
         if self._strategy.num_replicas_in_sync > 1:
-            rows = self._gather(rows)
+            rows = self._strategy.gather(rows, axis=0)
         found: npt.NDArray[np.float64] = rows.numpy().astype(np.float64)
         return found
 
@@ -128,12 +125,6 @@ class Trainee:
 
     def _scores(self, batch: Tensors) -> tf.Tensor:
         return self._network(batch) + batch["offset"]
-
-    def _gathered(self, rows: tf.Tensor) -> tf.Tensor:
-        def gather(part: tf.Tensor) -> tf.Tensor:
-            return tf.distribute.get_replica_context().all_gather(part, axis=0)
-
-        return self._strategy.run(gather, args=(rows,))
 
 
 def _dense(gradient: tf.Tensor | tf.IndexedSlices, variable: tf.Variable) -> tf.Tensor:

@@ -136,7 +136,7 @@ class Training:
         except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError) as error:
             if self._size == 1:
                 raise
-            raise Unavailable(f"a member of the gang is gone: {error.message.splitlines()[0]}") from error
+            raise Unavailable(f"a member of the gang is gone: {_cause(error)}") from error
         finally:
             if self._events is not None:
                 self._events.close()
@@ -282,6 +282,12 @@ class _Watch:
             )
             self._events.write(step, {"loss": loss, "examples_per_second": speed, **metrics})
         self._losses, self._since, self._step = [], now, step
+
+
+def _cause(error: tf.errors.OpError) -> str:
+    """Return the line of TensorFlow's account that says what happened."""
+    lines = [line for line in error.message.splitlines() if line.strip()]
+    return next((line for line in lines if "aborted by" in line), lines[0] if lines else type(error).__name__)
 
 
 def _metric(options: DeepTextOptions, context: FitContext) -> EarlyStoppingMetric:
