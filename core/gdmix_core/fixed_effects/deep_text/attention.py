@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, TypeAlias
 
 import keras
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from gdmix_core.fixed_effects.deep_text.bert_directory import BertConfig
 from gdmix_core.fixed_effects.deep_text.draws import Draws
 from gdmix_core.fixed_effects.deep_text.dropout import DropoutStream
 from gdmix_core.fixed_effects.deep_text.options import Bert, Transformer
+
+Float32Array: TypeAlias = npt.NDArray[np.float32]
 
 _SPREAD: Final = 0.02
 _HIDDEN: Final = -1e9
@@ -70,6 +75,12 @@ class Block(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
         vectors = self.norms[0](vectors + dropout(attended, self._dropout))
         inner = self.outer(self.inner(vectors))
         return self.norms[1](vectors + dropout(inner, self._dropout))
+
+    def weights_in_order(self) -> list[keras.Variable]:
+        """Return matrices and biases of query, key, value, output, inner and outer, then the normalisations."""
+        dense = (self.query, self.key, self.value, self.output_projection, self.inner, self.outer)
+        weights = [weight for layer in dense for weight in (layer.kernel, layer.bias)]
+        return weights + [weight for norm in self.norms for weight in (norm.gamma, norm.beta)]
 
     def _attention(self, vectors: tf.Tensor, there: tf.Tensor, dropout: DropoutStream) -> tf.Tensor:
         query, key, value = (self._split(layer(vectors)) for layer in (self.query, self.key, self.value))
@@ -150,6 +161,14 @@ class BertEncoder(keras.layers.Layer):  # type: ignore[misc]  # Keras has no typ
             for i in range(options.layers or config.layers)
         ]
         self.built = True
+
+    def take_over(self, weights: Sequence[Float32Array]) -> None:
+        """Begin with the weights of `BertWeights.encoder`."""
+        own = [self.positions.embeddings, self.segment, self.norm.gamma, self.norm.beta]
+        for block in self.blocks:
+            own += block.weights_in_order()
+        for variable, weight in zip(own, weights, strict=True):
+            variable.assign(weight)
 
     def call(self, vectors: tf.Tensor, there: tf.Tensor, *, dropout: DropoutStream) -> tf.Tensor:
         """Encode texts."""

@@ -11,6 +11,7 @@ out the correction of the moments' bias: Devlin et al., NAACL 2019, arXiv:1810.0
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 import tensorflow as tf
@@ -67,12 +68,11 @@ class AdamW:
         if self._options.clip_norm is not None:
             gradients, _ = tf.clip_by_global_norm(gradients, self._options.clip_norm)
         done = tf.cast(step + 1, tf.float32)
+        powers = (tf.constant(0.0), tf.constant(0.0))
         if self._options.kind == "adamw":
-            corrections = (1 - tf.pow(_BETA_1, done), 1 - tf.pow(_BETA_2, done))
-        else:
-            corrections = (tf.constant(1.0), tf.constant(1.0))
+            powers = (tf.pow(_BETA_1, done), tf.pow(_BETA_2, done))
         tf.distribute.get_replica_context().merge_call(
-            self._update, args=(gradients, self.learning_rate(step), *corrections)
+            self._update, args=(gradients, self.learning_rate(step), *powers)
         )
 
     def _update(
@@ -80,34 +80,44 @@ class AdamW:
         strategy: tf.distribute.Strategy,
         gradients: Sequence[Any],
         rate: Any,
-        correction_1: Any,
-        correction_2: Any,
+        power_1: Any,
+        power_2: Any,
     ) -> None:
-        epsilon = _EPSILON[self._options.kind]
-        for variable, first, second, gradient, factor, decay in zip(
-            self._variables, self._first, self._second, gradients, self._rates, self._decay, strict=True
-        ):
-
-            def move(
-                weight: tf.Variable,
-                m: tf.Variable,
-                v: tf.Variable,
-                g: tf.Tensor,
-                rates: tuple[tf.Tensor, tf.Tensor, tf.Tensor],
-                factor: float = factor,
-                decay: float = decay,
-            ) -> None:
-                rate, unbias_1, unbias_2 = rates
-                m.assign(_BETA_1 * m + (1 - _BETA_1) * g)
-                v.assign(_BETA_2 * v + (1 - _BETA_2) * tf.square(g))
-                change = (m / unbias_1) / (tf.sqrt(v / unbias_2) + epsilon)
-                if decay:
-                    change += decay * weight
-                weight.assign_sub(factor * rate * change)
-
+        """Move the weights in all replicas; powers of the betas correct the moments' bias, 0 does not."""
+        settings = zip(self._rates, self._decay, strict=True)
+        slots = zip(self._variables, self._first, self._second, gradients, strict=True)
+        for (variable, first, second, gradient), (factor, decay) in zip(slots, settings, strict=True):
+            move = partial(_move, factor=factor, decay=decay, epsilon=_EPSILON[self._options.kind])
             strategy.extended.update(
-                variable,
-                move,
-                args=(first, second, gradient, (rate, correction_1, correction_2)),
-                group=False,
+                variable, move, args=(first, second, gradient, rate, power_1, power_2), group=False
             )
+
+
+def _move(
+    weight: tf.Variable,
+    first: tf.Variable,
+    second: tf.Variable,
+    gradient: tf.Tensor,
+    rate: tf.Tensor,
+    power_1: tf.Tensor,
+    power_2: tf.Tensor,
+    *,
+    factor: float,
+    decay: float,
+    epsilon: float,
+) -> None:
+    """Move one variable: decay, then Adam, by TensorFlow's fused kernel."""
+    if decay:
+        weight.assign_sub(factor * decay * rate * weight)
+    tf.raw_ops.ResourceApplyAdam(
+        var=weight.handle,
+        m=first.handle,
+        v=second.handle,
+        beta1_power=power_1,
+        beta2_power=power_2,
+        lr=factor * rate,
+        beta1=_BETA_1,
+        beta2=_BETA_2,
+        epsilon=epsilon,
+        grad=gradient,
+    )

@@ -45,7 +45,7 @@ class TextFeatures(keras.layers.Layer):  # type: ignore[misc]  # Keras has no ty
         self.encoders = [_encoder(options, inputs.word_size, draws, f"encoder_{i}") for i in range(count)]
         if pretrained.bert is not None:
             for encoder in self.encoders:
-                encoder.set_weights(pretrained.bert.encoder)
+                encoder.take_over(pretrained.bert.encoder)
         self._freeze(options)
         self.output_size = self._size(self.encoders[0].output_size)
         self.built = True
