@@ -2,12 +2,15 @@
 
     gdmix-cli data fetch movielens-100k --directory examples/movielens/data
     python benchmarks/deep_text.py quality --seeds 3
+    python benchmarks/deep_text.py quality --seeds 3 --workers 2
     python benchmarks/deep_text.py serving
+    python benchmarks/deep_text.py pipeline
 
 `quality` fits the deep global effect of a movie's title, genres and year and a person's age, gender and occupation,
 each seed in a process of its own, TensorFlow's start included, and prints the validation AUC, which nothing was chosen
 by.
-`serving` scores one person and 100 candidates.
+With `--workers 2` a gang of two processes on this machine does. `serving` scores one person and 100
+candidates. `pipeline` reads and encodes training batches without training.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import resource
+import socket
 import statistics
 import subprocess
 import sys
@@ -40,7 +45,8 @@ OPTIONS: dict[str, Any] = {
     "word_embedding": {"size": 32},
     "optimizer": {"learning_rate": 0.003},
     "batch_size": 512,
-    "epochs": 5,
+    "max_len": 8,
+    "epochs": 4,
     "early_stopping": {"refit": True},
 }
 COLUMNS = ["age", "release_year", "gender", "occupation", "genres", "title"]
@@ -104,35 +110,81 @@ def read(path: Path, shards: int) -> list[Shard]:
     ]
 
 
-def fit_once(options: DeepTextOptions, data: Path, seed: int, quiet: bool) -> dict[str, float]:
+def fit_once(
+    options: DeepTextOptions, data: Path, seed: int, quiet: bool, gang: Gang | None, directory: Path
+) -> dict[str, float]:
     """Fit and evaluate in this process."""
     start = time.perf_counter()
     train, validation = read(data / "train.parquet", 8), read(data / "validation.parquet", 2)
-    with tempfile.TemporaryDirectory() as scratch:
-        context = Context(Path(scratch), Path(scratch), seed, quiet=quiet)
-        model = DeepText().fit(options, FitData(train, validation), context)
-    seconds = time.perf_counter() - start
+    threads = 2 if gang is None else max(1, 2 // gang.size)
+    context = Context(directory, directory, seed, gang=gang, quiet=quiet, threads=threads)
+    model = DeepText().fit(options, FitData(train, validation), context)
+    seconds, used = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
     from gdmix_core.fixed_effects.deep_text.evaluation import evaluate
 
     score = np.concatenate([model.score(shard.data.columns) for shard in validation])
     label = np.concatenate([shard.data.label for shard in validation])
     found = evaluate("logistic_regression", score, label, np.ones(len(label)))
-    return {**found, "seconds": seconds, "total_seconds": time.perf_counter() - start, **model.describe()}
+    return {**found, "seconds": seconds, "cpu_seconds": used.ru_utime + used.ru_stime, **model.describe()}
+
+
+def fit_processes(arguments: argparse.Namespace, seed: int) -> dict[str, float]:
+    """Fit in a process, or a gang of them, of its own; return what the chief found."""
+    command = [sys.executable, __file__, "--data", str(arguments.data), "--options", arguments.options]
+    command += ["fit", "--seed", str(seed)]
+    with tempfile.TemporaryDirectory() as scratch:
+        command += ["--directory", scratch]
+        if arguments.workers > 1:
+            held = [socket.create_server(("127.0.0.1", 0)) for _ in range(arguments.workers)]
+            command += ["--addresses", ",".join(f"127.0.0.1:{server.getsockname()[1]}" for server in held)]
+            for server in held:
+                server.close()
+        members = [
+            subprocess.Popen([*command, "--rank", str(rank)], stdout=subprocess.PIPE, text=True)
+            for rank in range(arguments.workers)
+        ]
+        output = [member.communicate()[0] for member in members]
+        if any(member.returncode for member in members):
+            raise SystemExit("a fit failed")
+    found: dict[str, float] = json.loads(output[0].splitlines()[-1])
+    return found
+
+
+def pipeline(arguments: argparse.Namespace) -> None:
+    from gdmix_core.fixed_effects.deep_text.learning import learn_inputs
+    from gdmix_core.fixed_effects.deep_text.network import signature
+    from gdmix_core.fixed_effects.deep_text.split import Selection, parts_of
+    from gdmix_core.fixed_effects.deep_text.stream import TrainingStream, prefetched
+
+    options = DeepTextOptions.model_validate_json(arguments.options)
+    train = read(arguments.data / "train.parquet", 8)
+    start = time.perf_counter()
+    inputs, _ = learn_inputs(options, train, "logistic_regression")
+    rows = sum(shard.rows for shard in train)
+    print(f"what is learned before training: {rows / (time.perf_counter() - start):,.0f} rows/s")
+    stream = TrainingStream(inputs, parts_of(train, 0, 1), Selection(0, 0.0, False), 0, 0, options.batch_size)
+    for name, batches in (
+        ("encoded batches", stream.batches(0)),
+        ("batches through tf.data", iter(prefetched(lambda: stream.batches(0), signature(inputs)))),
+    ):
+        next(batches)
+        start = time.perf_counter()
+        for _ in itertools.islice(batches, arguments.batches):
+            pass
+        speed = arguments.batches * options.batch_size / (time.perf_counter() - start)
+        print(f"{name} of {options.batch_size} rows: {speed:,.0f} rows/s")
 
 
 def quality(arguments: argparse.Namespace) -> None:
     results = []
     for seed in range(arguments.seeds):
-        command = [sys.executable, __file__, "--data", str(arguments.data), "--options", arguments.options]
-        run = subprocess.run(
-            [*command, "fit", "--seed", str(seed)], check=True, capture_output=True, text=True
-        )
-        results.append(json.loads(run.stdout.splitlines()[-1]))
+        results.append(fit_processes(arguments, seed))
         print(f"seed {seed}: " + "  ".join(f"{name} {value:.4g}" for name, value in results[-1].items()))
     aucs = [result["auc"] for result in results]
     print(
         f"validation AUC: mean {statistics.mean(aucs):.4f}, {min(aucs):.4f} to {max(aucs):.4f}; "
-        f"fit, TensorFlow's start included: median {statistics.median(r['seconds'] for r in results):.1f} s"
+        f"fit, TensorFlow's start included: median {statistics.median(r['seconds'] for r in results):.1f} s, "
+        f"{statistics.median(r['cpu_seconds'] for r in results):.1f} s of processor time"
     )
 
 
@@ -187,19 +239,30 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     many = commands.add_parser("quality")
     many.add_argument("--seeds", type=int, default=3)
+    many.add_argument("--workers", type=int, default=1)
     once = commands.add_parser("fit")
     once.add_argument("--seed", type=int, default=0)
+    once.add_argument("--directory", type=Path, required=True, help="for checkpoints and event files")
+    once.add_argument("--addresses", help="of a gang's members")
+    once.add_argument("--rank", type=int, default=0)
     once.add_argument("--verbose", action="store_true")
     serve = commands.add_parser("serving")
     serve.add_argument("--requests", type=int, default=300)
+    pipe = commands.add_parser("pipeline")
+    pipe.add_argument("--batches", type=int, default=500)
     arguments = parser.parse_args()
     if arguments.command == "quality":
         quality(arguments)
     elif arguments.command == "serving":
         serving(arguments)
+    elif arguments.command == "pipeline":
+        pipeline(arguments)
     else:
         options = DeepTextOptions.model_validate_json(arguments.options)
-        print(json.dumps(fit_once(options, arguments.data, arguments.seed, not arguments.verbose)))
+        gang = Gang(arguments.rank, arguments.addresses.split(",")) if arguments.addresses else None
+        quiet = not arguments.verbose
+        found = fit_once(options, arguments.data, arguments.seed, quiet, gang, arguments.directory)
+        print(json.dumps(found))
 
 
 if __name__ == "__main__":

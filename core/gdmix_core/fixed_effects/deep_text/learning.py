@@ -13,7 +13,7 @@ from gdmix_core.data.byte_strings import ByteStrings
 from gdmix_core.data.tokens import tokens
 from gdmix_core.errors import DataError
 from gdmix_core.fixed_effects.deep_text.bert_directory import BertConfig, read_bert_config
-from gdmix_core.fixed_effects.deep_text.columns import strings
+from gdmix_core.fixed_effects.deep_text.columns import sparse_vectors, strings
 from gdmix_core.fixed_effects.deep_text.inputs import Inputs, Tokenizer, category_strings, number_column
 from gdmix_core.fixed_effects.deep_text.labels import LabelSummary
 from gdmix_core.fixed_effects.deep_text.lookup import FrequencyCount
@@ -61,6 +61,8 @@ class _Columns:
         for column, count in zip(self._options.categories, self._categories, strict=True):
             ptr, values = category_strings(rows.columns, column)
             count.add(values, np.repeat(np.arange(len(ptr) - 1), np.diff(ptr)))
+        for vector in self._options.sparse:
+            sparse_vectors(rows.columns, vector.column, vector.dimension)  # only to find mistakes now
         for i, number in enumerate(self._options.numbers):
             known = self._moments[i]
             dimension = number.dimension if known is None else len(known.count)

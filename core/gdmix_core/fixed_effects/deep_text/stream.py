@@ -53,8 +53,6 @@ class TrainingStream:
     def batches(self, first: int) -> Iterator[Batch]:
         """Yield batches without end, beginning with number `first`."""
         sizes = [len(self.selection.positions(part)) for part in self.parts]
-        if not sum(sizes):
-            raise ValueError("a member of the gang has no training rows: use fewer workers")
         passed = 0
         for epoch in itertools.count():
             for number, buffer in enumerate(self._buffers(epoch, sizes)):

@@ -33,6 +33,14 @@ if TYPE_CHECKING:
     from gdmix_core.fixed_effects.deep_text.options import DeepTextOptions, EarlyStopping, EarlyStoppingMetric
 
 _REPORT_SECONDS: Final = 1.0
+_LOST: Final = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+)
+"""What TensorFlow raises in the other members when one is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +112,11 @@ class Training:
         self._rows = self._selection.count(everything) if held_out else data.train_rows
         if not self._rows:
             raise DataError("there are no training rows to fit the deep text effect to")
+        if not self._selection.count(self._parts):
+            raise DataError(
+                f"member {self._rank} of the gang has no training rows: {self._rows} rows are too few for {self._size} "
+                "workers"
+            )
         self._epoch = math.ceil(self._rows / options.batch_size)
         self._schedule = options.steps or math.ceil(options.epochs * self._rows / options.batch_size)
         self._steps = self._schedule
@@ -133,7 +146,7 @@ class Training:
         """
         try:
             return self._run()
-        except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError) as error:
+        except _LOST as error:
             if self._size == 1:
                 raise
             raise Unavailable(f"a member of the gang is gone: {_cause(error)}") from error
@@ -199,6 +212,12 @@ class Training:
 
     def _keep(self, best: _Best, step: int, metrics: dict[str, float]) -> None:
         value = metrics[self._metric]
+        if math.isnan(value) and best.value is None and self._rank == 0:
+            self._context.notice(
+                f"early stopping: {self._metric} is undefined on the rows to evaluate on, which are of one class or "
+                "weigh nothing; the last weights are kept",
+                warning=True,
+            )
         if better(self._metric, value, best.value):
             best.value, best.step, best.worse, best.metrics = value, step, 0, metrics
             best.weights = self._trainee.weights()
@@ -237,7 +256,8 @@ class Training:
         best = _Best(
             facts["value"], facts["best"], facts["worse"], facts["metrics"], list(arrays["best"]) or None
         )
-        self._context.notice(f"training goes on from its checkpoint of step {facts['step']:,}")
+        if self._rank == 0:
+            self._context.notice(f"training goes on from its checkpoint of step {facts['step']:,}")
         return int(facts["step"]), best
 
 

@@ -53,6 +53,18 @@ def fit(chosen: DeepTextOptions, data: FitData, context: Any) -> FixedEffectMode
     return DeepText().fit(chosen, data, context)
 
 
+def tags(logs: Path) -> set[str]:
+    """What TensorBoard would show."""
+    import tensorflow as tf
+
+    events = [
+        tf.compat.v1.Event.FromString(record.numpy())
+        for file in logs.rglob("events.out.tfevents.*")
+        for record in tf.data.TFRecordDataset(str(file))
+    ]
+    return {value.tag for event in events for value in event.summary.value}
+
+
 def scores(model: FixedEffectModel, data: FitData) -> np.ndarray:
     return np.concatenate([model.score(shard.read().columns) for shard in data.validation])
 
@@ -86,7 +98,7 @@ def test_it_learns_and_is_the_same_after_saving_and_loading(
     last = context.reports[-1]
     assert last.step == last.steps == 68
     assert any("auc" in report.metrics for report in context.reports)
-    assert list(context.logs.rglob("events.out.tfevents.*"))
+    assert tags(context.logs) == {"loss", "examples_per_second", "auc", "logloss"}
 
 
 def test_the_offset_is_added_before_the_loss(
@@ -273,6 +285,24 @@ def test_divergence_is_an_error(make: Callable[..., Any], new_context: Callable[
     chosen = options(steps=60, optimizer={"learning_rate": 1e6, "clip_norm": None}, early_stopping=None)
     with pytest.raises(DataError, match="training diverged: the loss is"):
         fit(chosen, FitData(shards, []), new_context(task="poisson_regression"))
+
+
+def test_a_metric_that_is_undefined_is_named(
+    make: Callable[..., Any], new_context: Callable[..., Any]
+) -> None:
+    (shard,) = make(300).shards([300])
+    rows = shard.read()
+
+    class OneClass:
+        rows = 300
+
+        def read(self) -> Any:
+            return type(rows)(rows.columns, np.ones(300), rows.weight, rows.offset)
+
+    context = new_context()
+    model = fit(options(epochs=2), FitData([OneClass()], []), context)
+    assert context.notices[0].startswith("early stopping: auc is undefined on the rows to evaluate on")
+    assert (model.score(rows.columns) > 2).all()
 
 
 def test_no_rows_is_an_error(make: Callable[..., Any], new_context: Callable[..., Any]) -> None:
