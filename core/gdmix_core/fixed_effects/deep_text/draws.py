@@ -31,20 +31,21 @@ class Draws:
 
     def kernel(self) -> keras.initializers.Initializer:
         """Return the initialiser of a matrix (Glorot and Bengio 2010)."""
-        return keras.initializers.GlorotUniform(self._seed())
+        return keras.initializers.GlorotUniform(self.seed())
 
     def recurrent(self) -> keras.initializers.Initializer:
         """Return the initialiser of a recurrent matrix (Saxe, McClelland and Ganguli 2014)."""
-        return keras.initializers.Orthogonal(seed=self._seed())
+        return keras.initializers.Orthogonal(seed=self.seed())
 
     def table(self, size: int, length: int, spread: float, reserved: int = FIRST) -> Given:
         """Return vectors of codes, normal with this standard deviation, 0 for the codes below `reserved`.
 
         The unknown has no vector to begin with: where all is known in training it keeps none, and adds nothing.
         """
-        values = np.random.default_rng(self._seed()).normal(0.0, spread, (size, length))
+        values = np.random.default_rng(self.seed()).normal(0.0, spread, (size, length))
         values[:reserved] = 0
         return Given(values)
 
-    def _seed(self) -> int:
+    def seed(self) -> int:
+        """Return the next seed."""
         return int(self._seeds.spawn(1)[0].generate_state(1)[0] >> 1)

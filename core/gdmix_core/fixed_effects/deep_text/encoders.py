@@ -84,5 +84,6 @@ class RecurrentEncoder(keras.layers.Layer):  # type: ignore[misc]  # Keras has n
             go_backwards=backwards,
             kernel_initializer=draws.kernel(),
             recurrent_initializer=draws.recurrent(),
+            seed=draws.seed(),
             name=name,
         )

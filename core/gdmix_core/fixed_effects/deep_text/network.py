@@ -28,6 +28,7 @@ from gdmix_core.fixed_effects.deep_text.texts import TextFeatures
 Tensors: TypeAlias = Mapping[str, tf.Tensor]
 
 _CATEGORY_SPREAD: Final = 0.05
+_REGULARIZED: Final = {"kernel", "recurrent_kernel", "embeddings"}
 
 
 class Network(keras.Model):  # type: ignore[misc]  # Keras has no types
@@ -90,6 +91,10 @@ class Network(keras.Model):  # type: ignore[misc]  # Keras has no types
         slow = {id(weight) for weight in self.texts.trainable_variables} if self.texts else set()
         factor = encoder.learning_rate_factor if isinstance(encoder, Bert) else 1.0
         return [factor if id(weight) in slow else 1.0 for weight in self.trainable_variables]
+
+    def regularized(self) -> list[bool]:
+        """Return of each trainable weight whether it decays: matrices and tables do, biases and scales do not."""
+        return [weight.name in _REGULARIZED for weight in self.trainable_variables]
 
     def _make_layers(self, size: int, draws: Draws) -> None:
         for i, units in enumerate(self._options.hidden):

@@ -27,22 +27,28 @@ class AdamW:
     """The optimiser of a fit; made and used in its strategy's scope."""
 
     def __init__(
-        self, options: OptimizerOptions, steps: int, variables: Sequence[tf.Variable], rates: Sequence[float]
+        self,
+        options: OptimizerOptions,
+        steps: int,
+        variables: Sequence[tf.Variable],
+        rates: Sequence[float],
+        decays: Sequence[bool],
     ) -> None:
         """Begin.
 
         Args:
             options: of the optimiser.
             steps: steps of the whole fit, which the schedule ends with.
-            variables: weights to move; those of one dimension or none (biases, scales) do not decay.
-            rates: factor of the learning rate, for each of the variables.
+            variables: weights to move.
+            rates: factor of the learning rate, for each of them.
+            decays: whether it decays, for each of them.
         """
         self._options = options
         self._steps = steps
         self._warm_up = round(options.warmup * steps)
         self._variables = list(variables)
         self._rates = list(rates)
-        self._decay = [options.weight_decay if len(v.shape) > 1 else 0.0 for v in variables]
+        self._decay = [options.weight_decay if decay else 0.0 for decay in decays]
         self._first = [tf.Variable(tf.zeros_like(v), trainable=False) for v in variables]
         self._second = [tf.Variable(tf.zeros_like(v), trainable=False) for v in variables]
 

@@ -56,8 +56,9 @@ class Trainee:
         with strategy.scope():
             self._network = Network(inputs, seed, pretrained)
             self._trained = [variable.value for variable in self._network.trainable_variables]
+            self._regularized = self._network.regularized()
             rates = self._network.learning_rates()
-            self._optimizer = AdamW(self._options.optimizer, steps, self._trained, rates)
+            self._optimizer = AdamW(self._options.optimizer, steps, self._trained, rates, self._regularized)
         tensors = with_targets(signature(inputs))
         number = tf.TensorSpec([], tf.int32)
         self._step = tf.function(self._run, input_signature=[tensors, number], autograph=False)
@@ -111,16 +112,18 @@ class Trainee:
         rows = tf.cast(tf.shape(score)[0], tf.float32)
         loss, rows, *sums = replica.all_reduce(tf.distribute.ReduceOp.SUM, [loss, rows, *dense])
         total = rows * self._mean_weight
-        means = [self._penalised(pair[0] / total, pair[1]) for pair in zip(sums, self._trained, strict=True)]
+        means = [
+            self._penalised(gradient / total, variable) if regularized else gradient / total
+            for gradient, variable, regularized in zip(sums, self._trained, self._regularized, strict=True)
+        ]
         self._optimizer.apply(means, number)
         return loss / total
 
     def _penalised(self, gradient: tf.Tensor, variable: tf.Variable) -> tf.Tensor:
-        if len(variable.shape) > 1:
-            if self._options.l2:
-                gradient += self._options.l2 * variable
-            if self._options.l1:
-                gradient += self._options.l1 * tf.sign(variable)
+        if self._options.l2:
+            gradient += self._options.l2 * variable
+        if self._options.l1:
+            gradient += self._options.l1 * tf.sign(variable)
         return gradient
 
     def _scores(self, batch: Tensors) -> tf.Tensor:
