@@ -77,11 +77,21 @@ class PluggedEffect(BaseModel):
         """Let the plug-in look at the options together with the job's task.
 
         Raises:
-            ValueError: it refuses them.
+            ValueError: it refuses them, or is trained in a way that jobs do not know.
         """
-        from gdmix_core.fixed_effects.registry import load_plugin
+        from gdmix_core.fixed_effects.registry import find_plugin, load_plugin
 
-        load_plugin(self.fixed_effect).check(self.options, cast("Task", task))
+        plugin = load_plugin(self.fixed_effect)
+        plugin.check(self.options, cast("Task", task))
+        if plugin.training == "gradients":
+            raise ValueError(
+                f"{find_plugin(self.fixed_effect)} is trained by gradients, which jobs do not do yet; allowed are "
+                "one_worker and gang"
+            )
+        if plugin.members(self.options) > 1:
+            raise ValueError(
+                f"asks for {plugin.members(self.options)} workers at once, which jobs do not give yet; allowed is 1"
+            )
 
 
 def options_model(name: str, path: tuple[str | int, ...]) -> type[BaseModel]:

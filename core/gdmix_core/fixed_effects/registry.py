@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 GROUP: Final = "gdmix.fixed_effects"
 _OURS: Final = "gdmix"
-_BUILT_IN: Final[Mapping[str, str]] = {"lightgbm": "gdmix_core.fixed_effects.lightgbm_trees:LightgbmTrees"}
+_BUILT_IN: Final[Mapping[str, str]] = {
+    "deep_text": "gdmix_core.fixed_effects.deep_text:DeepText",
+    "lightgbm": "gdmix_core.fixed_effects.lightgbm_trees:LightgbmTrees",
+}
 """Module and class of the plug-ins that come with GDMix."""
 
 
