@@ -149,6 +149,7 @@ def test_the_manifest_names_the_plug_in_its_columns_and_its_files(watched: tuple
     ]
     assert sorted(plugin.files) == ["features.json", "trees.txt"]
     check_plugin_files(model.plugin("global"), coordinate)
+    assert any("column coordinates.global.y: " in n and "the plug-in's to interpret" in n for n in notices)
     trees = load_plugin("lightgbm").load(model.plugin("global")).describe()["trees"]
     assert any(f"global: trees {trees:g}, features 3" in notice for notice in notices)
 

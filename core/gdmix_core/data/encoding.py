@@ -91,7 +91,7 @@ class EncodedSplit:
         rows: The rows, in input order.
         inputs: Columns that plug-ins read, by `input_key`, in input order.
         nulls: Null values: by `<bag>.<column>` for features, by column for entity ids (empty ones included),
-            by `<coordinate>.<column>` for plug-ins.
+            by `coordinates.<coordinate>.<column>` for plug-ins.
         unknown: Terms that the index does not have, by `<bag>.<column>`.
     """
 
@@ -235,7 +235,7 @@ class _Pieces:
         for coordinate, spec in input_columns(self.encoding, self.source):
             found = input_values(arrays[spec.name], spec)
             faults += found.faults
-            self.nulls[f"{coordinate}.{spec.name}"] += found.nulls
+            self.nulls[f"coordinates.{coordinate}.{spec.name}"] += found.nulls
             self.inputs.setdefault(input_key(coordinate, spec.name), []).append(found.array)
         return faults
 

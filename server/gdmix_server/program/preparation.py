@@ -190,7 +190,7 @@ def _encode(
         rows=tuple(n for _, n in kept),
     )
     results = [cast("SplitEncoded", result) for result in outcome.results]
-    yield from _report_values(results, [split for split, _ in kept])
+    yield from _report_values(results, [split for split, _ in kept], inspected.encoding.inputs)
     spills: dict[Role, dict[str, tuple[str, ...]]] = {role: {} for role in ROLES}
     for directory, (split, _) in zip(outcome.directories, kept, strict=True):
         of_role = spills[split.role]
@@ -198,8 +198,16 @@ def _encode(
     return spills
 
 
-def _report_values(results: list[SplitEncoded], splits: list[Split]) -> Steps[None]:
+def _report_values(
+    results: list[SplitEncoded], splits: list[Split], inputs: Mapping[str, tuple[InputSpec, ...]]
+) -> Steps[None]:
     """Say what was null, and what validation rows hold that training never saw."""
+    stay = {
+        f"coordinates.{name}.{column.name}"
+        for name, columns in inputs.items()
+        for column in columns
+        if column.kind != "vector"
+    }
     nulls: dict[str, int] = {}
     unknown: dict[str, int] = {}
     for result, split in zip(results, splits, strict=True):
@@ -210,7 +218,8 @@ def _report_values(results: list[SplitEncoded], splits: list[Split]) -> Steps[No
                 unknown[column] = unknown.get(column, 0) + count
     for column, count in sorted(nulls.items()):
         if count:
-            yield Report(notice=f"column {column}: {count:,} null values count as absent (0)")
+            meaning = "are the plug-in's to interpret" if column in stay else "count as absent (0)"
+            yield Report(notice=f"column {column}: {count:,} null values {meaning}")
     for column, count in sorted(unknown.items()):
         if count:
             yield Report(
