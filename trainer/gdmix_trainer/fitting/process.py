@@ -197,6 +197,7 @@ def _public(use: PluginUse, error: BaseException) -> GdmixError:
     installed = find_plugin(use.plugin)
     if isinstance(error, ImportError):
         return missing_dependency(installed, error, load_plugin(use.plugin).extra)
-    reason = type(error).__name__ + (f": {error}" if str(error).strip() else "")
+    text = " ".join(str(error).split())
+    reason = type(error).__name__ + (f": {text}" if text else "")
     message = f"{installed} failed: {reason}"
     return InternalError(message) if passing_fault(error) else JobFailed(message)
