@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gdmix_client.types import (
         Cluster,
         CoordinateReport,
+        FitProgress,
         GangMember,
         GroupShrinkage,
         Job,
@@ -61,6 +62,7 @@ _HOMES = {
     "ModelVersion": "types",
     "Notice": "types",
     "PackedIds": "scoring.requests",
+    "FitProgress": "types",
     "Progress": "types",
     "Published": "types",
     "ReadableRequest": "scoring.requests",
@@ -88,6 +90,7 @@ __all__ = [
     "Connection",
     "CoordinateReport",
     "FeatureRows",
+    "FitProgress",
     "GangMember",
     "GroupShrinkage",
     "Job",

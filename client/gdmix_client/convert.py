@@ -6,6 +6,7 @@ from gdmix_client.types import (
     Cluster,
     CoordinateReport,
     EventDetail,
+    FitProgress,
     GangMember,
     GroupShrinkage,
     Job,
@@ -103,6 +104,18 @@ def published_from_proto(message: wire.Published) -> Published:
     )
 
 
+def fit_from_proto(message: wire.FitProgress) -> FitProgress:
+    """Return how far the fit of a plug-in is."""
+    return FitProgress(
+        step=message.step,
+        steps=message.steps,
+        rows=message.rows,
+        loss=message.loss if message.HasField("loss") else None,
+        metrics=dict(message.metrics),
+        rows_per_second=message.rows_per_second,
+    )
+
+
 def progress_from_proto(message: wire.Progress) -> Progress:
     """Return where a stage stands."""
     return Progress(
@@ -118,6 +131,7 @@ def progress_from_proto(message: wire.Progress) -> Progress:
         objective=message.objective,
         gradient_ratio=message.gradient_ratio,
         members=tuple(map(_member_from_proto, message.members)),
+        fit=fit_from_proto(message.fit) if message.HasField("fit") else None,
     )
 
 

@@ -153,6 +153,27 @@ class GangMember:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FitProgress:
+    """How far the fit of a plug-in is.
+
+    Attributes:
+        step: steps done.
+        steps: steps at most.
+        rows: training rows seen, repetitions included.
+        loss: mean training loss since the last report, None where it is not known.
+        metrics: what was measured, by name.
+        rows_per_second: since the last report.
+    """
+
+    step: int
+    steps: int
+    rows: int
+    loss: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    rows_per_second: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """Where the running stage of a job stands.
 
@@ -169,6 +190,7 @@ class Progress:
         objective: after the latest round.
         gradient_ratio: largest |gradient| over what the certificate allows; at most 1 once converged.
         members: of a gang while it runs, by rank.
+        fit: of a fixed effect that is plugged in, while it is fitted.
     """
 
     stage: str
@@ -183,6 +205,7 @@ class Progress:
     objective: float = 0.0
     gradient_ratio: float = 0.0
     members: tuple[GangMember, ...] = ()
+    fit: FitProgress | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

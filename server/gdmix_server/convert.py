@@ -34,6 +34,7 @@ from gdmix_server.state.instructions import (
 )
 from gdmix_server.state.model import (
     CoordinateReport,
+    FitProgress,
     GangMember,
     GroupShrinkage,
     JobEvent,
@@ -96,6 +97,30 @@ def job_to_proto(view: JobView) -> training_pb2.Job:
     )
 
 
+def fit_to_proto(fit: FitProgress) -> training_pb2.FitProgress:
+    """Return how far the fit of a plug-in is."""
+    return training_pb2.FitProgress(
+        step=fit.step,
+        steps=fit.steps,
+        rows=fit.rows,
+        loss=fit.loss,
+        metrics=fit.metrics,
+        rows_per_second=fit.rows_per_second,
+    )
+
+
+def fit_from_proto(message: training_pb2.FitProgress) -> FitProgress:
+    """Read `fit_to_proto` back."""
+    return FitProgress(
+        step=message.step,
+        steps=message.steps,
+        rows=message.rows,
+        loss=message.loss if message.HasField("loss") else None,
+        metrics=dict(message.metrics),
+        rows_per_second=message.rows_per_second,
+    )
+
+
 def progress_to_proto(progress: Progress) -> training_pb2.Progress:
     """Return a running stage's progress."""
     return training_pb2.Progress(
@@ -115,6 +140,7 @@ def progress_to_proto(progress: Progress) -> training_pb2.Progress:
             )
             for member in progress.members
         ],
+        fit=fit_to_proto(progress.fit) if progress.fit is not None else None,
         **{"pass": progress.pass_number},
     )
 
@@ -139,6 +165,7 @@ def progress_from_proto(message: training_pb2.Progress) -> Progress:
             )
             for member in message.members
         ),
+        fit=fit_from_proto(message.fit) if message.HasField("fit") else None,
     )
 
 
@@ -392,6 +419,7 @@ def worker_event_from_proto(
                 ready=message.heartbeat.ready,
                 rows_done=sum(unit.rows_done for unit in running),
                 entities_done=sum(unit.entities_done for unit in running),
+                fit=next((fit_from_proto(unit.fit) for unit in running if unit.HasField("fit")), None),
             )
         case "unit_finished":
             return UnitFinished(

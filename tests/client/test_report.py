@@ -9,6 +9,7 @@ import pytest
 
 from gdmix_client import (
     CoordinateReport,
+    FitProgress,
     GangMember,
     Job,
     JobEvent,
@@ -160,6 +161,22 @@ def test_without_validation_there_is_nothing_of_metrics() -> None:
             (
                 "global (pass 1): fitting the fixed effect: round 4, objective 51234.6, "
                 "gradient 123 × tolerance, 800,000 rows/s, 1.0 s"
+            ),
+        ),
+        (
+            Progress(
+                stage="fitting deep_text",
+                coordinate="global",
+                pass_number=1,
+                units_total=1,
+                stage_seconds=3.0,
+                fit=FitProgress(
+                    step=1_200, steps=2_000, rows=9, loss=0.41237, metrics={"auc": 0.81}, rows_per_second=5_120.4
+                ),
+            ),
+            (
+                "global (pass 1): fitting deep_text: step 1,200/2,000, loss 0.41237, auc 0.81, 5,120 rows/s, "
+                "3.0 s"
             ),
         ),
         # Rates of an instant would be noise; a stage of one piece has no time that is left.

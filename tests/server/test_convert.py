@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -30,6 +31,7 @@ from gdmix_server.state.instructions import (
 )
 from gdmix_server.state.model import (
     CoordinateReport,
+    FitProgress,
     GangMember,
     JobEvent,
     JobRow,
@@ -82,6 +84,7 @@ PROGRESS = Progress(
         for state in MemberState
     ),
 )
+FIT = FitProgress(step=3, steps=9, rows=70, loss=0.25, metrics={"auc": 0.5}, rows_per_second=10.5)
 PUBLISHED = Published(
     store="lmdb:/s", version=3, activated=False, winner=4, directory="/o/models/3", content_digest="ab"
 )
@@ -117,7 +120,8 @@ def test_metrics(metric):
 
 def test_coordinates_progress_and_publications():
     assert convert.coordinate_from_proto(convert.coordinate_to_proto(REPORT)) == REPORT
-    assert convert.progress_from_proto(convert.progress_to_proto(PROGRESS)) == PROGRESS
+    for progress in (PROGRESS, replace(PROGRESS, fit=FIT), replace(PROGRESS, fit=replace(FIT, loss=None))):
+        assert convert.progress_from_proto(convert.progress_to_proto(progress)) == progress
     for published in (
         PUBLISHED,
         Published(store="s", version=1, activated=True, winner=None, directory="", content_digest=""),
@@ -214,7 +218,8 @@ def test_registrations_that_make_no_sense(register):
 
 def test_what_workers_say():
     lease = convert.lease_to_proto(LEASE)
-    progress = [worker_pb2.UnitProgress(lease=lease, rows_done=5, entities_done=1)] * 2
+    fit = convert.fit_to_proto(FIT)
+    progress = [worker_pb2.UnitProgress(lease=lease, rows_done=5, entities_done=1, fit=fit)] * 2
     common = {"now": 1.0, "worker_id": "w"}
     said = {
         "register": (
@@ -223,7 +228,7 @@ def test_what_workers_say():
         ),
         "heartbeat": (
             worker_pb2.Heartbeat(ready=True, running=progress),
-            WorkerHeartbeat(**common, session=8, ready=True, rows_done=10, entities_done=2),
+            WorkerHeartbeat(**common, session=8, ready=True, rows_done=10, entities_done=2, fit=FIT),
         ),
         "unit_finished": (
             worker_pb2.UnitFinished(lease=lease, result_json="{}"),

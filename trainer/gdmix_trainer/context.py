@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from gdmix_core.errors import Cancelled, InternalError
 from gdmix_trainer.gang import Gang, HeldPort, Meeting
-from gdmix_trainer.messages import Lease, UnitProgress
+from gdmix_trainer.messages import FitProgress, Lease, UnitProgress
 from gdmix_trainer.shard_cache import ShardCache
 
 if TYPE_CHECKING:
@@ -29,20 +30,30 @@ class TaskContext:
     Attributes:
         lease: What it works on.
         cache: Shards that stay in memory between units.
+        threads: Of the worker: what a unit that is a whole stage may keep busy.
         pushed: Arrays that belong to the result, by name.
     """
 
-    def __init__(self, lease: Lease, pull: Pull, cache: ShardCache, meeting: Meeting | None = None) -> None:
+    def __init__(
+        self,
+        lease: Lease,
+        pull: Pull,
+        cache: ShardCache,
+        threads: int = 1,
+        meeting: Meeting | None = None,
+    ) -> None:
         """Prepare for one unit.
 
         Args:
             lease: What it works on.
             pull: Starts to fetch an array.
             cache: The worker's.
+            threads: Units that the worker runs side by side.
             meeting: How to meet the other members of its gang; None for a unit that runs alone.
         """
         self.lease = lease
         self.cache = cache
+        self.threads = threads
         self.pushed: dict[str, Array] = {}
         self._pull = pull
         self._cancelled = threading.Event()
@@ -53,6 +64,8 @@ class TaskContext:
         self._gang: Gang | None = None
         self._rows_done = 0
         self._entities_done = 0
+        self._fit: FitProgress | None = None
+        self._end_work: Callable[[], None] | None = None
 
     @property
     def cancelled(self) -> bool:
@@ -65,11 +78,25 @@ class TaskContext:
         with self._lock:
             if self._pending is not None:
                 self._pending.cancel()
+            if self._end_work is not None:
+                self._end_work()
 
     def check(self) -> None:
         """Raise `Cancelled` when the lease is void; tasks call it between steps."""
         if self._cancelled.is_set():
             raise Cancelled(f"{self.lease} was revoked")
+
+    @contextmanager
+    def when_cancelled(self, act: Callable[[], None]) -> Iterator[None]:
+        """Have a cancellation during the block call `act`, from another thread, to end what the block waits for."""
+        with self._lock:
+            self.check()
+            self._end_work = act
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._end_work = None
 
     def pull(self, name: str) -> Array:
         """Fetch an input array of this lease from the coordinator, waiting through reconnections.
@@ -114,9 +141,15 @@ class TaskContext:
         self._rows_done += rows
         self._entities_done += entities
 
+    def show(self, fit: FitProgress) -> None:
+        """Take how far a fit is in the place of what was shown before."""
+        self._fit = fit
+
     def progress(self) -> UnitProgress:
         """Return how far the unit is."""
-        return UnitProgress(self.lease, self._rows_done, self._entities_done)
+        fit = self._fit
+        rows = self._rows_done if fit is None or fit.steps else fit.rows
+        return UnitProgress(self.lease, rows, self._entities_done, fit if fit and fit.steps else None)
 
     def _wait(self, start: Callable[[], Future[T]]) -> T:
         """Ask the coordinator for something, and wait for it or for the lease's end."""

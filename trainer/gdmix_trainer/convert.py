@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from gdmix_proto.v1 import training_pb2
 from gdmix_proto.v1 import worker_pb2 as wire
 from gdmix_trainer.messages import (
     AcknowledgeResult,
     AssignUnit,
     DropCache,
+    FitProgress,
     GangJoined,
     Heartbeat,
     Incoming,
@@ -79,11 +81,26 @@ def register_to_proto(message: Register) -> wire.Register:
     )
 
 
+def fit_to_proto(fit: FitProgress) -> training_pb2.FitProgress:
+    """Return how far a fit is."""
+    return training_pb2.FitProgress(
+        step=fit.step,
+        steps=fit.steps,
+        rows=fit.rows,
+        loss=fit.loss,
+        metrics=fit.metrics,
+        rows_per_second=fit.rows_per_second,
+    )
+
+
 def heartbeat_to_proto(message: Heartbeat) -> wire.Heartbeat:
     """Return a heartbeat as it crosses the wire."""
     running = [
         wire.UnitProgress(
-            lease=lease_to_proto(unit.lease), rows_done=unit.rows_done, entities_done=unit.entities_done
+            lease=lease_to_proto(unit.lease),
+            rows_done=unit.rows_done,
+            entities_done=unit.entities_done,
+            fit=fit_to_proto(unit.fit) if unit.fit is not None else None,
         )
         for unit in message.running
     ]

@@ -86,7 +86,7 @@ class UnitExecutor:
             if unit.lease in self._contexts:
                 return
             meeting = self._meeting if unit.gang_size else None
-            context = TaskContext(unit.lease, self._pull, self._cache, meeting)
+            context = TaskContext(unit.lease, self._pull, self._cache, len(self._threads), meeting)
             self._contexts[unit.lease] = context
         self._queue.put((unit, context))
 

@@ -42,7 +42,7 @@ def failure_of(lease: Lease, error: BaseException) -> UnitFailed:
     cannot be reached, a full disk, a fault of GDMix itself. All else is `internal` and worth another try.
     """
     if isinstance(error, GdmixError):
-        retryable = isinstance(error, _MAY_PASS) or _caused_by_passing_fault(error)
+        retryable = isinstance(error, _MAY_PASS) or passing_fault(error)
         _log.log(
             logging.WARNING if retryable else logging.ERROR,
             "%s failed: %s",
@@ -59,7 +59,8 @@ def failure_of(lease: Lease, error: BaseException) -> UnitFailed:
     return UnitFailed(lease, InternalError.code, message, retryable=True)
 
 
-def _caused_by_passing_fault(error: BaseException) -> bool:
+def passing_fault(error: BaseException) -> bool:
+    """Whether an error is, or comes of, a fault of a machine or its disk: another try may do better."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno in _PASSING_ERRNOS):

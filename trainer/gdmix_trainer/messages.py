@@ -47,6 +47,19 @@ class Register:
     held: tuple[Lease, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitProgress:
+    """How far the fit of a plug-in is, as `gdmix_core.fixed_effects.plugin.FitProgress`, with its speed."""
+
+    step: int
+    steps: int
+    rows: int
+    loss: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    rows_per_second: float = 0.0
+    """Since the report before."""
+
+
 @dataclass(frozen=True, slots=True)
 class UnitProgress:
     """How far a running unit is."""
@@ -54,6 +67,7 @@ class UnitProgress:
     lease: Lease
     rows_done: int
     entities_done: int
+    fit: FitProgress | None = None
 
 
 @dataclass(frozen=True, slots=True)

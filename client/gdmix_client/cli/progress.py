@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from gdmix_client.cli.printing import duration, note
 from gdmix_client.types import (
     CoordinateReport,
+    FitProgress,
     JobEvent,
     Notice,
     Progress,
@@ -189,6 +190,8 @@ def _figures(progress: Progress) -> list[str]:
             figures.append(f"gradient {progress.gradient_ratio:.3g} × tolerance")
     elif progress.members:
         figures.append(f"{progress.units_done}/{progress.units_total} members finished")
+    elif progress.fit is not None:
+        figures += _fit_figures(progress.fit)
     elif progress.units_total > 1:
         figures.append(f"{progress.units_done:,}/{progress.units_total:,} units")
     if seconds >= SHORT_STAGE_SECONDS:
@@ -199,4 +202,15 @@ def _figures(progress: Progress) -> list[str]:
     if 0 < progress.units_done < progress.units_total and not (progress.round_number or progress.members):
         left = seconds * (progress.units_total - progress.units_done) / progress.units_done
         figures.append(f"{duration(left)} left")
+    return figures
+
+
+def _fit_figures(fit: FitProgress) -> list[str]:
+    """Return steps, loss, metrics and speed of a plug-in's fit."""
+    figures = [f"step {fit.step:,}/{fit.steps:,}"]
+    if fit.loss is not None:
+        figures.append(f"loss {fit.loss:.5g}")
+    figures += [f"{name} {value:.5g}" for name, value in fit.metrics.items()]
+    if fit.rows_per_second:
+        figures.append(f"{fit.rows_per_second:,.0f} rows/s")
     return figures

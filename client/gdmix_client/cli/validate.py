@@ -66,19 +66,24 @@ def _inspect(config: JobConfig) -> dict[str, object]:
         ConfigError: files are not there, or columns' kinds cannot be told.
         DataError: columns are missing or of a wrong type, or there are no rows.
     """
-    from gdmix_core.config import ExternalEffect, is_path
+    from gdmix_core.config import ExternalEffect, input_specs, is_path
     from gdmix_core.data.inspection import inspect_data
 
     external = {name: c.scores for name, c in config.coordinates.items() if isinstance(c, ExternalEffect)}
     scores = {name: given for name, given in external.items() if is_path(given.train)}
     for name in external.keys() - scores.keys():
         note(f"{name}: uploaded scores are the coordinator's to look at (gdmix-cli scores list)")
-    splits, encoding = inspect_data(config.data, config.features, entity_columns(config), config.task, scores)
+    splits, encoding = inspect_data(
+        config.data, config.features, entity_columns(config), config.task, scores, input_specs(config)
+    )
     files = {role: {split.path for split in splits if split.role == role} for role in ("train", "validation")}
     return {
         "train_files": len(files["train"]),
         "validation_files": len(files["validation"]),
-        "columns": {f"{c.bag}.{c.column.column}": c.column.kind for c in encoding.columns},
+        "columns": {
+            **{f"{c.bag}.{c.column.column}": c.column.kind for c in encoding.columns},
+            **{f"{name}.{c.name}": c.kind for name, read in encoding.inputs.items() for c in read},
+        },
     }
 
 
@@ -88,10 +93,13 @@ def _coordinates(config: JobConfig) -> str:
 
 
 def _described(coordinate: AnyCoordinate) -> list[str]:
-    from gdmix_core.config import ExternalEffect, FixedEffect
+    from gdmix_core.config import ExternalEffect, FixedEffect, PluggedEffect
 
     if isinstance(coordinate, ExternalEffect):
         return [f"scores of {coordinate.scores.train}", "", ""]
+    if isinstance(coordinate, PluggedEffect):
+        columns = ", ".join(column.name for column in coordinate.columns)
+        return [f"one model for all ({coordinate.fixed_effect})", columns, ""]
     kind = (
         f"one model for all ({coordinate.fixed_effect})"
         if isinstance(coordinate, FixedEffect)

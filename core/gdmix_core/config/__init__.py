@@ -13,6 +13,7 @@ from gdmix_core.config.coordinates import (
 )
 from gdmix_core.config.data import Columns, DataConfig, DataFormat, Source
 from gdmix_core.config.features import FeatureColumn, FeatureKind, columns_of_bags
+from gdmix_core.config.inputs import input_specs
 from gdmix_core.config.job import JobConfig, with_values
 from gdmix_core.config.load import (
     config_digest,
@@ -22,6 +23,7 @@ from gdmix_core.config.load import (
     parse_config,
     resolve_paths,
 )
+from gdmix_core.config.plugged import PluggedEffect
 from gdmix_core.config.shrinkage import learned_groups
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "FeatureKind",
     "FixedEffect",
     "JobConfig",
+    "PluggedEffect",
     "RandomEffect",
     "ScoreFiles",
     "Source",
@@ -43,6 +46,7 @@ __all__ = [
     "config_digest",
     "config_from_json",
     "config_to_json",
+    "input_specs",
     "is_path",
     "learned_groups",
     "load_config",

@@ -1,14 +1,15 @@
-"""The coordinates of a model: a fixed effect, uploaded scores in its place, random effects."""
+"""The coordinates of a model: a fixed effect, a plug-in or uploaded scores in its place, random effects."""
 
 from __future__ import annotations
 
 from math import isfinite
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from gdmix_core.config.data import ENDINGS
+from gdmix_core.config.plugged import PluggedEffect
 from gdmix_core.config.strict import Strict, Strings, Switch, check_name
 
 Strength = Annotated[float, Field(strict=True, ge=0.0)]
@@ -16,6 +17,7 @@ Iterations = Annotated[int, Field(strict=True, ge=1, le=100_000)]
 Rows = Annotated[int, Field(strict=True, ge=1)]
 
 
+GeneralizedLinearModel = Literal["logistic_regression", "linear_regression", "poisson_regression"]
 AUTO: Final = "auto"
 """A ridge strength that is learned."""
 MOST_LEARNED_COLUMNS: Final = 16
@@ -79,7 +81,7 @@ class Coordinate(Strict):
 class FixedEffect(Coordinate):
     """One global model."""
 
-    fixed_effect: Literal["logistic_regression", "linear_regression", "poisson_regression"]
+    fixed_effect: GeneralizedLinearModel
     """The built-in generalized linear model; it must be the job's task."""
     regularize_bias: Switch = False
     """Whether l2 covers the intercept."""
@@ -151,6 +153,10 @@ def is_path(scores: str) -> bool:
     return "/" in scores or scores.lower().endswith(tuple(ENDINGS))
 
 
+OTHER_FIXED_EFFECTS: Final = (*get_args(GeneralizedLinearModel), "external")
+"""Names that no plug-in can have."""
+
+
 def kind_of_coordinate(value: Any) -> str | None:
     """Return which class a coordinate is of, as the union's tag; None when that cannot be told."""
     for kind, model in COORDINATE_KINDS.items():
@@ -161,18 +167,23 @@ def kind_of_coordinate(value: Any) -> str | None:
     named = [kind for kind in ("fixed_effect", "random_effect") if kind in value]
     if len(named) != 1:
         return None
-    return "external" if value.get("fixed_effect") == "external" else named[0]
+    effect = value.get("fixed_effect")
+    if effect == "external":
+        return "external"
+    return "plugged" if isinstance(effect, str) and effect not in OTHER_FIXED_EFFECTS else named[0]
 
 
-COORDINATE_KINDS: Final[dict[str, type[Strict]]] = {
+COORDINATE_KINDS: Final[dict[str, type[BaseModel]]] = {
     "fixed_effect": FixedEffect,
     "external": ExternalEffect,
+    "plugged": PluggedEffect,
     "random_effect": RandomEffect,
 }
 
 AnyCoordinate = Annotated[
     Annotated[FixedEffect, Tag("fixed_effect")]
     | Annotated[ExternalEffect, Tag("external")]
+    | Annotated[PluggedEffect, Tag("plugged")]
     | Annotated[RandomEffect, Tag("random_effect")],
     Discriminator(
         kind_of_coordinate,

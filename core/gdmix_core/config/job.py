@@ -6,7 +6,7 @@ resolving paths is `gdmix_core.config.load`; nothing here touches the file syste
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -20,7 +20,12 @@ from gdmix_core.config.coordinates import (
 )
 from gdmix_core.config.data import DataConfig
 from gdmix_core.config.features import FeatureColumn, columns_of_bags
+from gdmix_core.config.plugged import PluggedEffect
 from gdmix_core.config.strict import NAME_PATTERN, Strict, Switch, check_name
+from gdmix_core.errors import GdmixError
+
+if TYPE_CHECKING:
+    from gdmix_core.fixed_effects.plugin import InputColumn
 
 Task = Literal["logistic_regression", "linear_regression", "poisson_regression"]
 MOST_PASSES: Final = 1000
@@ -187,6 +192,9 @@ def _coordinate_problems(config: JobConfig) -> list[str]:
         if isinstance(coordinate, ExternalEffect):
             problems.extend(_score_problems(config, where, coordinate))
             continue
+        if isinstance(coordinate, PluggedEffect):
+            problems.extend(_plugin_problems(config, where, coordinate))
+            continue
         unknown = [bag for bag in coordinate.features if bag not in config.features]
         if unknown:
             allowed = ", ".join(config.features) or "none are declared"
@@ -235,6 +243,20 @@ def _score_problems(config: JobConfig, where: str, coordinate: ExternalEffect) -
     return [f"{where}.scores.validation: there are no validation rows (data.validation is empty)"]
 
 
+def _plugin_problems(config: JobConfig, where: str, coordinate: PluggedEffect) -> list[str]:
+    try:
+        columns = coordinate.columns
+        coordinate.check(config.task)
+    except (GdmixError, ValueError) as error:
+        return [f"{where}: {error}"]
+    return [
+        f"{where}: column {column.name!r}: found source {column.source}; declared are "
+        f"{', '.join(config.data.sources) or 'none'}"
+        for column in columns
+        if column.source is not None and column.source not in config.data.sources
+    ]
+
+
 def _group_problems(config: JobConfig, where: str, coordinate: Coordinate) -> list[str]:
     assert isinstance(coordinate.l2, dict)
     columns = columns_of_bags(config.features, coordinate.features)
@@ -272,7 +294,8 @@ def search_problems(config: JobConfig) -> list[str]:
         elif not _varies(config, place):
             problems.append(
                 f"search.{place}: cannot be searched; allowed are passes, and of a trained coordinate "
-                f"{', '.join(f'coordinates.NAME.{field}' for field in SEARCHED_FIELDS)}"
+                f"{', '.join(f'coordinates.NAME.{field}' for field in SEARCHED_FIELDS)}, of one that is plugged in "
+                "its options"
             )
         else:
             problems.extend(_value_problems(config, place, values))
@@ -296,6 +319,11 @@ def with_values(config: JobConfig, values: dict[str, Any]) -> JobConfig:
         if first == "passes":
             document["passes"] = value
             continue
+        plugged = _option(config, ".".join(rest))
+        if plugged is not None:
+            name, path = plugged
+            _set(document["coordinates"][name], path, value)
+            continue
         name, field, group = _parts(".".join(rest))
         coordinate = document["coordinates"][name]
         if group:
@@ -305,6 +333,29 @@ def with_values(config: JobConfig, values: dict[str, Any]) -> JobConfig:
         else:
             coordinate[field] = value
     return JobConfig.model_validate(document)
+
+
+def _option(config: JobConfig, place: str) -> tuple[str, list[str]] | None:
+    """Cut `<coordinate>.<option>[.<option>…]` of a coordinate that is plugged in; None for other places."""
+    names = [
+        name
+        for name, coordinate in config.coordinates.items()
+        if isinstance(coordinate, PluggedEffect) and place.startswith(f"{name}.")
+    ]
+    if not names:
+        return None
+    name = max(names, key=len)
+    return name, place.removeprefix(f"{name}.").split(".")
+
+
+def _set(document: dict[str, Any], path: list[str], value: Any) -> None:
+    """Put a value where a path leads in nested mappings; what is on the way and none is made one."""
+    *above, last = path
+    for key in above:
+        if not isinstance(document.get(key), dict):
+            document[key] = {}
+        document = document[key]
+    document[last] = value
 
 
 def _parts(place: str) -> tuple[str, str, str]:
@@ -320,6 +371,9 @@ def _varies(config: JobConfig, place: str) -> bool:
     if place == "passes":
         return True
     first, _, rest = place.partition(".")
+    plugged = _option(config, rest) if first == "coordinates" else None
+    if plugged is not None:
+        return plugged[1] != ["fixed_effect"]
     name, field, group = _parts(rest)
     known = first == "coordinates" and isinstance(config.coordinates.get(name), Coordinate)
     return known and bool(field) and (not group or field == "l2")
@@ -329,10 +383,20 @@ def _value_problems(config: JobConfig, place: str, values: tuple[Any, ...]) -> l
     problems = []
     for position, value in enumerate(values):
         try:
-            with_values(config, {place: value})
+            tried = with_values(config, {place: value})
         except ValidationError as error:
             message = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
             if message.startswith("Input should be "):
                 message = f"allowed: {message.removeprefix('Input should be ')}"
             problems.append(f"search.{place}[{position}]: found {value!r}; {message}")
+        else:
+            if _inputs(tried) != _inputs(config):
+                problems.append(
+                    f"search.{place}[{position}]: found {value!r}, with which other columns are read; allowed is what "
+                    "leaves the prepared data as they are"
+                )
     return problems
+
+
+def _inputs(config: JobConfig) -> list[tuple[InputColumn, ...]]:
+    return [c.columns for c in config.coordinates.values() if isinstance(c, PluggedEffect)]

@@ -20,6 +20,7 @@ from gdmix_core.config.gdmix_yaml import is_gdmix_config, translate
 from gdmix_core.config.job import JobConfig
 from gdmix_core.config.mistakes import Format, Lines, Location, config_error, describe_all, dotted
 from gdmix_core.config.paths import map_paths
+from gdmix_core.config.plugged import options_model
 from gdmix_core.errors import ConfigError
 
 _MERGE: Final = "tag:yaml.org,2002:merge"
@@ -216,13 +217,17 @@ def _path_in_file(location: Location) -> Location:
     """Return where the value stands in the file: the location without the names of union members."""
     parts = list(location)
     if len(parts) > 2 and parts[0] == "coordinates" and parts[2] in COORDINATE_KINDS:
-        del parts[2]
-        if len(parts) > 3 and parts[2] == "l2":
+        kind = parts.pop(2)
+        if kind == "plugged":
+            del parts[2:3]  # the plug-in's name
+        elif len(parts) > 3 and parts[2] == "l2":
             del parts[3]
     return tuple(part for part in parts if part != "[key]")
 
 
 def _model_at(tagged: Location) -> type[BaseModel]:
+    if tagged[0] == "coordinates" and len(tagged) > 4 and tagged[2] == "plugged":
+        return options_model(str(tagged[3]), tagged[4:])
     if tagged[0] == "coordinates" and len(tagged) > 3:
         return ScoreFiles if tagged[3] == "scores" and len(tagged) > 4 else COORDINATE_KINDS[str(tagged[2])]
     if tagged[0] == "features":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from gdmix_core.config.coordinates import AUTO, MOST_LEARNED_COLUMNS, ExternalEffect
 from gdmix_core.config.features import columns_of_bags
 from gdmix_core.config.job import JobConfig
+from gdmix_core.config.plugged import PluggedEffect
 
 
 def learned_groups(config: JobConfig, name: str) -> tuple[str, ...]:
@@ -14,7 +15,7 @@ def learned_groups(config: JobConfig, name: str) -> tuple[str, ...]:
     are more than 16 columns; with strengths by group, those that say so.
     """
     coordinate = config.coordinates[name]
-    if isinstance(coordinate, ExternalEffect):
+    if isinstance(coordinate, (ExternalEffect, PluggedEffect)):
         return ()
     if isinstance(coordinate.l2, dict):
         return tuple(group for group, strength in coordinate.l2.items() if strength == AUTO)

@@ -30,8 +30,17 @@ from gdmix_core.data.column_values import (
 )
 from gdmix_core.data.csr import SparseRows, place_rows
 from gdmix_core.data.feature_index import FeatureIndex, IndexedColumn
+from gdmix_core.data.input_columns import input_key
+from gdmix_core.data.input_values import INPUT_TYPES, input_values
 from gdmix_core.data.name_term_values import name_term_values
-from gdmix_core.data.readers import RowBatch, entity_columns, needed_columns, number_columns, read_split
+from gdmix_core.data.readers import (
+    RowBatch,
+    entity_columns,
+    input_columns,
+    needed_columns,
+    number_columns,
+    read_split,
+)
 from gdmix_core.data.row_checks import (
     BatchRows,
     Fault,
@@ -80,11 +89,14 @@ class EncodedSplit:
 
     Attributes:
         rows: The rows, in input order.
-        nulls: Null values: by `<bag>.<column>` for features, by column for entity ids (empty ones included).
+        inputs: Columns that plug-ins read, by `input_key`, in input order.
+        nulls: Null values: by `<bag>.<column>` for features, by column for entity ids (empty ones included),
+            by `coordinates.<coordinate>.<column>` for plug-ins.
         unknown: Terms that the index does not have, by `<bag>.<column>`.
     """
 
     rows: EncodedRows
+    inputs: dict[str, pa.Array]
     nulls: dict[str, int]
     unknown: dict[str, int]
 
@@ -162,7 +174,9 @@ def encode_split(split: Split, encoding: EncodingSpec, index: FeatureIndex) -> E
         with in_file(split.path):
             pieces.add(part, arrays, encoder)
     pieces.problems.raise_if_any()
-    return EncodedSplit(pieces.joined(split, encoder), _sorted(pieces.nulls), _sorted(pieces.unknown))
+    return EncodedSplit(
+        pieces.joined(split, encoder), pieces.joined_inputs(), _sorted(pieces.nulls), _sorted(pieces.unknown)
+    )
 
 
 def _check_columns(encoding: EncodingSpec, index: FeatureIndex) -> None:
@@ -194,6 +208,7 @@ class _Pieces:
     numbers: dict[str, list[Float64Array]] = field(default_factory=dict)
     entities: dict[str, list[EntityColumn]] = field(default_factory=dict)
     features: list[EncodedFeatures] = field(default_factory=list)
+    inputs: dict[str, list[pa.Array]] = field(default_factory=dict)
 
     def add(self, part: RowBatch, arrays: Mapping[str, pa.Array], encoder: RowEncoder) -> None:
         """Check and encode a batch."""
@@ -207,12 +222,31 @@ class _Pieces:
             self.entities.setdefault(column, []).append(ids)
         features = encoder.encode(arrays, rows)
         faults += features.faults
+        faults += self._add_inputs(arrays)
         self.problems.add(faults, BatchRows(part.first_row, uid, known))
         self.nulls.update(features.nulls)
         self.unknown.update(features.unknown)
         self.features.append(features)
         self.uid.append(uid)
         self.row.append(np.arange(part.first_row, part.first_row + rows))
+
+    def _add_inputs(self, arrays: Mapping[str, pa.Array]) -> list[Fault]:
+        faults: list[Fault] = []
+        for coordinate, spec in input_columns(self.encoding, self.source):
+            found = input_values(arrays[spec.name], spec)
+            faults += found.faults
+            self.nulls[f"coordinates.{coordinate}.{spec.name}"] += found.nulls
+            self.inputs.setdefault(input_key(coordinate, spec.name), []).append(found.array)
+        return faults
+
+    def joined_inputs(self) -> dict[str, pa.Array]:
+        """Return the columns that plug-ins read, over all batches."""
+        return {
+            input_key(coordinate, spec.name): pa.concat_arrays(
+                self.inputs.pop(input_key(coordinate, spec.name), [pa.array([], INPUT_TYPES[spec.kind])])
+            )
+            for coordinate, spec in input_columns(self.encoding, self.source)
+        }
 
     def _add_numbers(self, arrays: Mapping[str, pa.Array], rows: int) -> list[Fault]:
         faults: list[Fault] = []

@@ -4,6 +4,7 @@
 
 - the shard file: uid, label, weight, offset of every row;
 - for each external fixed effect the score block of its rows;
+- for each fixed effect that is plugged in the columns that it reads;
 - for each fixed effect a design file: the CSR rows of its bags in the coordinate's feature space;
 - for each grouping (a random effect, or a per-entity metric) a partition spill: the rows that have an entity,
   cut into the partitions that the entities hash to, with the coordinate's CSR rows.
@@ -25,7 +26,8 @@ import numpy.typing as npt
 from gdmix_core.data.array_file import write_arrays
 from gdmix_core.data.csr import bag_shifts
 from gdmix_core.data.hashing import entity_partitions
-from gdmix_core.data.layout import DesignSpec, GroupingSpec
+from gdmix_core.data.input_columns import write_shard_inputs
+from gdmix_core.data.layout import DesignSpec, GroupingSpec, InputSpec
 from gdmix_core.data.score_blocks import write_score_block
 from gdmix_core.data.shard_rows import Mismatch, ShardRows
 
@@ -34,16 +36,19 @@ Int64Array = npt.NDArray[np.int64]
 SHARD_FORMAT: Final = 1
 DESIGN_FORMAT: Final = 1
 PARTITION_SPILL_FORMAT: Final = 2
+NO_INPUTS: Final[Mapping[str, Sequence[InputSpec]]] = {}
+NO_SPILLS: Final[Mapping[str, Sequence[str | Path]]] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HomeShardPaths:
-    """Where a home shard's files go; designs and groupings by their names, score blocks by their source."""
+    """Where a home shard's files go; designs and groupings by name, score blocks by source, inputs by coordinate."""
 
     rows: Path
     designs: Mapping[str, Path]
     groupings: Mapping[str, Path]
     scores: Mapping[str, Path] = field(default_factory=dict)
+    inputs: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,8 @@ def build_home_shard(
     designs: Sequence[DesignSpec],
     groupings: Sequence[GroupingSpec],
     bag_sizes: Mapping[str, int],
+    inputs: Mapping[str, Sequence[InputSpec]] = NO_INPUTS,
+    input_spills: Mapping[str, Sequence[str | Path]] = NO_SPILLS,
 ) -> HomeShardSummary:
     """Gather one home shard from the encoded splits and write its files.
 
@@ -83,6 +90,8 @@ def build_home_shard(
         designs: The fixed effects' views to write.
         groupings: The groupings to write.
         bag_sizes: Number of features by bag.
+        inputs: Columns that plug-ins read, by coordinate.
+        input_spills: Files of these columns by source, as `spills`.
 
     Raises:
         DataError: Two rows have the same uid, or a file cannot be read or written.
@@ -95,6 +104,8 @@ def build_home_shard(
     write_arrays(paths.rows, [{"uid": gathered.uid, **rows}], metadata)
     for source, path in paths.scores.items():
         write_score_block(path, shard, gathered.score(source))
+    for coordinate, columns in inputs.items():
+        write_shard_inputs(paths.inputs[coordinate], shard, gathered, coordinate, columns, input_spills)
     nonzeros = {}
     for design in designs:
         shifts, dimension = bag_shifts(design.bags, bag_sizes, design.intercept)

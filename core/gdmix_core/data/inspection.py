@@ -24,6 +24,7 @@ from gdmix_core.data.input_files import NeededColumn
 from gdmix_core.data.inspection_files import find_files
 from gdmix_core.data.inspection_heads import describe
 from gdmix_core.data.inspection_types import FileDescription, kind_of_type, type_problems
+from gdmix_core.data.layout import InputSpec
 from gdmix_core.data.readers import read_split
 from gdmix_core.errors import ConfigError, DataError
 from gdmix_core.tasks import MAIN_SOURCE, EncodingSpec, ResolvedColumn, Role, Split, score_source
@@ -34,6 +35,8 @@ SPLIT_ROWS: Final = 500_000
 Features: TypeAlias = Mapping[str, tuple[FeatureColumn, ...]]
 ROLES: Final[tuple[Role, ...]] = ("train", "validation")
 NO_SCORES: Final[Mapping[str, ScoreFiles]] = {}
+Inputs: TypeAlias = Mapping[str, tuple[InputSpec, ...]]
+NO_INPUTS: Final[Inputs] = {}
 
 
 @dataclass(slots=True)
@@ -61,6 +64,7 @@ def inspect_data(
     entity_columns: tuple[str, ...],
     task: str,
     external: Mapping[str, ScoreFiles] = NO_SCORES,
+    inputs: Inputs = NO_INPUTS,
 ) -> tuple[tuple[Split, ...], EncodingSpec]:
     """Find the input, settle the kinds and sources of its columns and cut it into splits.
 
@@ -70,6 +74,7 @@ def inspect_data(
         entity_columns: Columns that hold entity ids.
         task: The job's task, which decides the labels allowed.
         external: Files of scores by external fixed effect.
+        inputs: Columns that plug-ins read, by coordinate.
 
     Returns:
         The splits, training first, in each role the main source first and each source in the order of its
@@ -104,6 +109,10 @@ def inspect_data(
             if (source := _source_of(name, None, described)) != MAIN_SOURCE
         },
         external=dict(external),
+        inputs={
+            name: tuple(replace(c, source=_source_of(c.name, c.source, described)) for c in columns)
+            for name, columns in inputs.items()
+        },
     )
     for source in sources:
         of_source = [description for description in described if description.source == source]
@@ -113,8 +122,12 @@ def inspect_data(
     problems.raise_if_any()
     splits = tuple(split for description in described for split in _splits(description, sources))
     columns = tuple(_with_dimension(column, splits, described, problems) for column in resolved)
+    measured = {
+        name: tuple(_with_length(column, name, splits, described, problems) for column in of)
+        for name, of in encoding.inputs.items()
+    }
     problems.raise_if_any()
-    return splits, replace(encoding, columns=columns)
+    return splits, replace(encoding, columns=columns, inputs=measured)
 
 
 def _sources(data: DataConfig, external: Mapping[str, ScoreFiles]) -> dict[str, tuple[Files, str]]:
@@ -251,24 +264,52 @@ def _with_dimension(
     declared = [d.dimensions[name] for d in described if d.source == resolved.source and name in d.dimensions]
     if resolved.column.names is not None:
         return _with_names(resolved, declared, problems)
-    if declared:
-        return replace(resolved, dimension=declared[0])
-    for description in described:
-        kind = description.types.get(name, pa.null()) if description.source == resolved.source else pa.null()
+    length = _vector_length(name, resolved.source, splits, described)
+    if length is None:
+        problems.data.append(_no_length(f"features.{resolved.bag}", name))
+    return replace(resolved, dimension=length)
+
+
+def _with_length(
+    spec: InputSpec,
+    coordinate: str,
+    splits: tuple[Split, ...],
+    described: list[FileDescription],
+    problems: _Problems,
+) -> InputSpec:
+    """Return a plug-in's column with its vector length, read off the data where it is not given."""
+    if spec.kind != "vector" or spec.dimension is not None:
+        return spec
+    length = _vector_length(spec.name, spec.source or MAIN_SOURCE, splits, described)
+    if length is None:
+        problems.data.append(_no_length(f"coordinates.{coordinate}", spec.name))
+    return replace(spec, dimension=length)
+
+
+def _vector_length(
+    name: str, source: str, splits: tuple[Split, ...], described: list[FileDescription]
+) -> int | None:
+    """Return the length of the vectors of a column: as declared, else that of the first one."""
+    of_source = [description for description in described if description.source == source]
+    for description in of_source:
+        if name in description.dimensions:
+            return description.dimensions[name]
+    for description in of_source:
+        kind = description.types.get(name, pa.null())
         if pa.types.is_fixed_size_list(kind):
-            return replace(resolved, dimension=kind.list_size)
+            return int(kind.list_size)
     for split in splits:
-        if split.source != resolved.source:
+        if split.source != source:
             continue
         for rows in read_split(split, [NeededColumn(name, ("vector",))]):
             array = rows.batch.column(0).drop_null()
             if len(array) and len(array[0]):
-                return replace(resolved, dimension=len(array[0]))
-    problems.data.append(
-        f"features.{resolved.bag}: column {name!r} holds no vector in any training row to read a dimension "
-        "off; give its dimension"
-    )
-    return resolved
+                return len(array[0])
+    return None
+
+
+def _no_length(where: str, name: str) -> str:
+    return f"{where}: column {name!r} holds no vector in any training row to read a dimension off; give its dimension"
 
 
 def _with_names(resolved: ResolvedColumn, declared: list[int], problems: _Problems) -> ResolvedColumn:

@@ -12,7 +12,7 @@ from gdmix_core.config import FeatureColumn, FeatureKind
 from gdmix_core.data.arrow_strings import is_list, is_number, is_text
 from gdmix_core.data.input_files import Use
 from gdmix_core.data.inspection_files import InputFile
-from gdmix_core.data.readers import entity_columns, number_columns
+from gdmix_core.data.readers import USE_OF_INPUT, entity_columns, input_columns, number_columns
 from gdmix_core.tasks import EncodingSpec, Role
 
 _ALLOWED: Final[dict[Use, str]] = {
@@ -93,6 +93,10 @@ def type_problems(
             kind = item.column.kind
             use: Use = "number" if kind in {"numeric", "auto"} else kind  # type: ignore[assignment]
             wanted.append((item.column.column, f"features.{item.bag}, kind {kind}", use, item.column))
+    for coordinate, spec in input_columns(encoding, source):
+        wanted.append(
+            (spec.name, f"coordinates.{coordinate}, kind {spec.kind}", USE_OF_INPUT[spec.kind], None)
+        )
     if sum(description.row_groups) == 0 and not description.types:
         return []  # an empty JSON Lines file names no columns
     problems = []

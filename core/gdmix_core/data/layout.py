@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,6 +13,23 @@ class DesignSpec:
     name: str
     bags: tuple[str, ...]
     intercept: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputSpec:
+    """A data column that a plug-in reads, as `gdmix_core.fixed_effects.plugin.InputColumn` says.
+
+    Attributes:
+        name: Of the column.
+        kind: What its values become.
+        dimension: Length of a sparse or vector column; None for a vector whose length the data tell.
+        source: Which source holds it; None for the first one that does.
+    """
+
+    name: str
+    kind: Literal["number", "string", "strings", "vector", "sparse"]
+    dimension: int | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

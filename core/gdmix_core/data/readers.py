@@ -14,12 +14,21 @@ import pyarrow as pa
 
 from gdmix_core.data.arrow_strings import is_text
 from gdmix_core.data.input_files import NeededColumn, Use, file_faults, opened_parquet
+from gdmix_core.data.layout import InputSpec
 from gdmix_core.data.readers_csv import read_csv
 from gdmix_core.data.readers_jsonl import read_jsonl
 from gdmix_core.errors import DataError
 from gdmix_core.tasks import MAIN_SOURCE, EncodingSpec, Split, score_source
 
 BATCH_ROWS: Final = 65_536
+USE_OF_INPUT: Final[dict[str, Use]] = {
+    "number": "number",
+    "string": "categorical",
+    "strings": "list",
+    "vector": "vector",
+    "sparse": "vector",
+}
+"""How readers take a column that a plug-in reads, by its kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,8 @@ def needed_columns(
             kind = resolved.column.kind
             use: Use = "number" if kind in {"numeric", "auto"} else kind  # type: ignore[assignment]
             uses.setdefault(resolved.column.column, []).append(use)
+    for _, spec in () if features_only else input_columns(encoding, source):
+        uses.setdefault(spec.name, []).append(USE_OF_INPUT[spec.kind])
     return tuple(NeededColumn(name, tuple(sorted(set(uses[name])))) for name in sorted(uses))
 
 
@@ -76,6 +87,16 @@ def entity_columns(encoding: EncodingSpec, source: str = MAIN_SOURCE) -> tuple[s
     return tuple(
         name for name in encoding.entity_columns if encoding.entity_sources.get(name, MAIN_SOURCE) == source
     )
+
+
+def input_columns(encoding: EncodingSpec, source: str = MAIN_SOURCE) -> list[tuple[str, InputSpec]]:
+    """Return the columns that plug-ins read from a source, each with its coordinate."""
+    return [
+        (coordinate, spec)
+        for coordinate, specs in encoding.inputs.items()
+        for spec in specs
+        if spec.source == source
+    ]
 
 
 def read_split(split: Split, columns: Sequence[NeededColumn]) -> Iterator[RowBatch]:

@@ -176,6 +176,13 @@ class ShardRows:
         scores[position[position >= 0]] = self.others[source].column("score")[position >= 0]
         return scores
 
+    def places(self, source: str) -> Int64Array:
+        """Return int64[rows]: where in a source's concatenated segments each row lies, -1 where it lacks the row."""
+        if source == MAIN_SOURCE:
+            return self.main.order
+        row_of = self._row_of(source)
+        return np.append(self.others[source].order, -1)[row_of]
+
     def entity(self, column: str) -> EntityColumn:
         """Return an entity column; rows that its source lacks have no entity."""
         source = self._holder(column, "entity_columns")

@@ -130,11 +130,17 @@ def read_spill(path: str | Path, shard: int) -> SpillSegment:
         return SpillSegment(file.path, metadata["source"], entities, bags, passive, file.segment(shard))
 
 
-def _segments(rows: EncodedRows, shards: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    """Reorder every array by home shard once (stable), then cut: linear in rows for any number of shards."""
-    shard = home_shards(rows.uid, shards)
+def shard_order(uid: Int64Array, shards: int) -> tuple[Int64Array, Int64Array]:
+    """Return the rows ordered by home shard (stable), int64[n], and where each shard begins, int64[shards + 1]."""
+    shard = home_shards(uid, shards)
     order = np.argsort(shard.astype(np.uint16) if shards <= 2**16 else shard, kind="stable")
     bounds = np.searchsorted(shard[order], np.arange(shards + 1))
+    return order, bounds.astype(np.int64)
+
+
+def _segments(rows: EncodedRows, shards: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """Reorder every array by home shard once (stable), then cut: linear in rows for any number of shards."""
+    order, bounds = shard_order(rows.uid, shards)
     destination = np.empty(len(rows), np.int64)
     destination[order] = np.arange(len(rows))
     flat: dict[str, npt.NDArray[Any]] = {"uid": rows.uid[order], "row": rows.row[order]}

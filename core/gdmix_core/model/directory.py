@@ -4,6 +4,7 @@
                               run.json                       times, hosts, job id
                               feature_index.parquet
                               <fixed effect>/coefficients.parquet
+                              <plugged-in fixed effect>/plugin/…
                               <random effect>/part-00000.parquet, …
 
 It appears by one rename and never changes afterwards. The store is the truth for what is active, this
@@ -24,15 +25,22 @@ from typing import Any, Final
 
 from gdmix_core.errors import Conflict, DataError, InternalError, NotFound
 from gdmix_core.model.manifest import CoordinateManifest, ModelManifest, read_manifest, write_manifest
+from gdmix_core.tasks.files import PLUGIN_FOLDER
 
 FEATURE_INDEX_FILE: Final = "feature_index.parquet"
 FIXED_EFFECT_FILE: Final = "coefficients.parquet"
 RUN_FILE: Final = "run.json"
+NO_PLUGINS: Final[Mapping[str, str | Path]] = {}
 
 
 def part_name(part: int) -> str:
     """Return the name of a random effect's coefficient file."""
     return f"part-{part:05d}.parquet"
+
+
+def plugin_file_name(coordinate: str, file: str) -> str:
+    """Return the name of a file of a plug-in's model, relative to a model directory, and in a store."""
+    return f"{coordinate}/{PLUGIN_FOLDER}/{file}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,10 @@ class ModelDirectory:
         """Return the coefficient file of a fixed effect."""
         return self.path / coordinate / FIXED_EFFECT_FILE
 
+    def plugin(self, coordinate: str) -> Path:
+        """Return the directory of a plug-in's model."""
+        return self.path / coordinate / PLUGIN_FOLDER
+
     def parts(self, coordinate: str) -> list[Path]:
         """Return the coefficient files of a random effect, in order."""
         return [
@@ -59,10 +71,12 @@ class ModelDirectory:
         ]
 
     def files(self) -> list[Path]:
-        """Return feature index and coefficient files: what the content digest covers."""
+        """Return feature index, coefficient files and plug-ins' files: what the content digest covers."""
         found = [self.feature_index]
         for coordinate in self.manifest.coordinates:
-            if coordinate.external:
+            if coordinate.plugin is not None:
+                found += [self.plugin(coordinate.name) / name for name in coordinate.plugin.files]
+            if not coordinate.native:
                 continue
             fixed = coordinate.kind == "fixed_effect"
             found += [self.fixed_effect(coordinate.name)] if fixed else self.parts(coordinate.name)
@@ -97,7 +111,7 @@ def open_model(path: str | Path) -> ModelDirectory:
 
 
 def content_digest(path: str | Path, manifest: ModelManifest) -> str:
-    """Return the sha256 (hex) over names and contents of feature index and coefficient files.
+    """Return the sha256 (hex) over names and contents of feature index, coefficient files and plug-ins' files.
 
     Two trainings gave "the same model" exactly if these digests agree.
 
@@ -123,6 +137,7 @@ def assemble_model(
     feature_index: str | Path,
     coefficients: Mapping[str, Sequence[str | Path]],
     run: Mapping[str, Any],
+    plugins: Mapping[str, str | Path] = NO_PLUGINS,
 ) -> ModelDirectory:
     """Put a model version together under a temporary name and rename it into place.
 
@@ -133,9 +148,10 @@ def assemble_model(
         target: `<output>/models/<version>`.
         manifest: without `content_digest` and the numbers of parts, which are filled in.
         feature_index: the feature index file.
-        coefficients: by coordinate, its coefficient files in part order (one for a fixed effect, none for an
-            external one).
+        coefficients: by coordinate, its coefficient files in part order (one for a fixed effect, none for one
+            that is external or plugged in).
         run: times, hosts, job id.
+        plugins: by coordinate that is plugged in, the directory of the files that its manifest names.
 
     Raises:
         Conflict: another model is there already.
@@ -154,6 +170,8 @@ def assemble_model(
             for number, file in enumerate(coefficients[coordinate.name]):
                 name = FIXED_EFFECT_FILE if fixed else part_name(number)
                 _link(Path(file), temporary / coordinate.name / name)
+            if coordinate.plugin is not None:
+                _link_plugin(coordinate, Path(plugins[coordinate.name]), temporary)
         complete = replace(complete, content_digest=content_digest(temporary, complete))
         write_manifest(temporary, complete)
         text = json.dumps(run, indent=2, sort_keys=True, default=str)
@@ -177,9 +195,9 @@ def _with_parts(
             f"the manifest names coordinates {names}, there are files of {sorted(coefficients)}"
         )
     for coordinate in manifest.coordinates:
-        wanted = 0 if coordinate.external else 1
+        wanted = 1 if coordinate.native else 0
         if coordinate.kind == "fixed_effect" and len(coefficients[coordinate.name]) != wanted:
-            number = "no" if coordinate.external else "one"
+            number = "one" if coordinate.native else "no"
             raise InternalError(f"fixed effect {coordinate.name!r} must have {number} coefficient file")
     return tuple(
         replace(
@@ -187,6 +205,14 @@ def _with_parts(
         )
         for coordinate in manifest.coordinates
     )
+
+
+def _link_plugin(coordinate: CoordinateManifest, source: Path, model: Path) -> None:
+    assert coordinate.plugin is not None
+    for name in coordinate.plugin.files:
+        target = model / plugin_file_name(coordinate.name, name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _link(source / name, target)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
 from gdmix_core.data.array_file import atomic_path
@@ -46,6 +46,60 @@ class GroupManifest:
 
 
 @dataclass(frozen=True, slots=True)
+class PluginColumn:
+    """A data column that a plug-in reads, as `gdmix_core.fixed_effects.plugin.InputColumn` says.
+
+    Attributes:
+        name: of the column.
+        kind: what its values become.
+        dimension: `vector` and `sparse`: its length, also where the data told it.
+    """
+
+    name: str
+    kind: Literal["number", "string", "strings", "vector", "sparse"]
+    dimension: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PluginFile:
+    """A file of a plug-in's model.
+
+    Attributes:
+        sha256: of its bytes, hex.
+        size: in bytes.
+    """
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class PluginManifest:
+    """The model of a fixed effect that is plugged in: who reads it, from what.
+
+    Its files lie in `<coordinate>/plugin/` of a model directory, and under the same names in a store.
+
+    Attributes:
+        distribution: name of the installed distribution that the plug-in came from.
+        version: its version.
+        columns: data columns that scoring reads.
+        files: by relative name, with `/` between folders.
+    """
+
+    distribution: str
+    version: str
+    columns: tuple[PluginColumn, ...] = ()
+    files: dict[str, PluginFile] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse names that would lead out of a directory: manifests come from stores."""
+        for name in self.files:
+            parts = name.split("/")
+            if PurePosixPath(name).is_absolute() or "\0" in name or {"", ".", ".."} & set(parts):
+                raise ValueError(f"file {name!r} is not a relative name")
+
+
+@dataclass(frozen=True, slots=True)
 class CoordinateManifest:
     """One coordinate of a model.
 
@@ -56,7 +110,7 @@ class CoordinateManifest:
         intercept: whether coefficient 0 is an intercept; every later index is then one higher.
         dimension: number of coefficients, intercept included.
         l2: ridge strength, or strengths by feature group.
-        model: fixed effect: which one, say `logistic_regression`, or `external`.
+        model: fixed effect: which one, say `logistic_regression`, or `external`, or a plug-in's name.
         entity_column: random effect: column that holds the entity id.
         variances: whether posterior variances are stored.
         parts: random effect: number of coefficient files.
@@ -66,6 +120,7 @@ class CoordinateManifest:
         statuses: random effect: entities by status.
         validation: metrics of the model up to this coordinate, by name.
         shrinkage: by group of coefficients, where it was learned.
+        plugin: fixed effect that is plugged in: its model; `model` is then the plug-in's name.
     """
 
     name: str
@@ -84,11 +139,17 @@ class CoordinateManifest:
     statuses: dict[str, int] = field(default_factory=dict)
     validation: dict[str, Any] = field(default_factory=dict)
     shrinkage: tuple[GroupManifest, ...] = ()
+    plugin: PluginManifest | None = None
 
     @property
     def external(self) -> bool:
         """Whether it is a fixed effect whose scores somebody else gives: it has no coefficients."""
         return self.model == EXTERNAL
+
+    @property
+    def native(self) -> bool:
+        """Whether it has coefficients: a random effect, or a fixed effect that is a generalized linear model."""
+        return not self.external and self.plugin is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gdmix_core.errors import ActivationConflict, DataError, GdmixError
 from gdmix_core.model.coefficients import iterate_blocks
-from gdmix_core.model.directory import FEATURE_INDEX_FILE, FIXED_EFFECT_FILE, ModelDirectory
+from gdmix_core.model.directory import FEATURE_INDEX_FILE, FIXED_EFFECT_FILE, ModelDirectory, plugin_file_name
 from gdmix_core.publish_ticket import PublishTicket
 from gdmix_core.store.contract import CoefficientStore
 from gdmix_core.store.publication import PublishedPart, Seal
@@ -78,7 +78,7 @@ def finish_publication(
     *,
     verify: bool = True,
 ) -> Seal:
-    """Write manifest, feature index and fixed effects, check everything, seal the version.
+    """Write manifest, feature index, fixed effects and plug-ins' files, check everything, seal the version.
 
     Raises:
         StoreCorrupt, VersionGone, Conflict, StaleLease: as `CoefficientStore.finish`.
@@ -87,7 +87,11 @@ def finish_publication(
     manifest = replace(directory.manifest, version=ticket.version)
     files = {FEATURE_INDEX_FILE: directory.feature_index}
     for coordinate in manifest.fixed_effects():
-        if coordinate.external:
+        if coordinate.plugin is not None:
+            for name in coordinate.plugin.files:
+                file = directory.plugin(coordinate.name) / name
+                files[plugin_file_name(coordinate.name, name)] = file
+        if not coordinate.native:
             continue
         files[f"{coordinate.name}/{FIXED_EFFECT_FILE}"] = directory.fixed_effect(coordinate.name)
     return store.finish(

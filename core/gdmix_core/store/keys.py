@@ -20,7 +20,7 @@ from typing import Final
 from gdmix_core.errors import UsageError
 
 MAX_ENTITY_BYTES: Final = 256
-_MAX_NAME_BYTES: Final = 128
+MAX_NAME_BYTES: Final = 128
 _ESCAPED: Final = re.compile(rb"[\x00-\x1f\x7f%:{}]")
 _GLOB: Final = re.compile(rb"[\\*?\[\]]")
 
@@ -46,9 +46,9 @@ def name_part(name: str, what: str) -> bytes:
         UsageError: it is empty or longer than 128 bytes after escaping.
     """
     part = escape(name.encode())
-    if not 0 < len(part) <= _MAX_NAME_BYTES:
+    if not 0 < len(part) <= MAX_NAME_BYTES:
         raise UsageError(
-            f"{what} {name!r} is not a name: allowed are 1 to {_MAX_NAME_BYTES} bytes after escaping"
+            f"{what} {name!r} is not a name: allowed are 1 to {MAX_NAME_BYTES} bytes after escaping"
         )
     return part
 

@@ -22,11 +22,25 @@ STEP_FILE = "step.arrow"
 CROSSING_FILE = "crossing.arrow"
 COLUMNS_FILE = "columns.arrow"
 SPILL_PART_FILE = "store_part"
+INPUT_SPILL_FILE = "input_spill.arrow"
+PLUGIN_MODEL_FOLDER = "model"
+PLUGIN_FOLDER = "plugin"
+"""Of a coordinate in a model directory, and in a store."""
 
 
 def design_file(coordinate: str) -> str:
     """Name of a home shard's design file for a fixed-effect coordinate."""
     return f"design-{coordinate}.arrow"
+
+
+def inputs_file(coordinate: str) -> str:
+    """Name of a home shard's columns for a fixed effect that is plugged in."""
+    return f"inputs-{coordinate}.arrow"
+
+
+def plugin_scores(directory: str, role: str, shard: int) -> str:
+    """Directory of one home shard's score block below that of a unit which scores several."""
+    return f"{directory}/{role}-{shard:05d}"
 
 
 def grouping_file(grouping: str) -> str:

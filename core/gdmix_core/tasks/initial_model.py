@@ -45,6 +45,8 @@ class OpenedCoordinate:
     entity_column: str
     parts: int
     """Coefficient files of a random effect, cut by the hash of the entity."""
+    columns: tuple[str, ...] = ()
+    """Data columns that a plug-in reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from gdmix_core.config import DataConfig, FeatureColumn, ScoreFiles
 from gdmix_core.config.data import FileFormat
-from gdmix_core.data.layout import DesignSpec, GroupingSpec
+from gdmix_core.data.layout import DesignSpec, GroupingSpec, InputSpec
 from gdmix_core.tasks.files import MAIN_SOURCE, score_source
 from gdmix_core.tasks.task import Role, Task, TaskResult
 
@@ -58,6 +58,8 @@ class EncodingSpec:
     """Which source holds an entity column, where it is not the main one."""
     external: dict[str, ScoreFiles] = field(default_factory=dict)
     """Files of scores by external fixed effect."""
+    inputs: dict[str, tuple[InputSpec, ...]] = field(default_factory=dict)
+    """Columns that plug-ins read, by coordinate; sources and dimensions are known."""
 
     def uid_column(self, source: str) -> str:
         """Return the column of the row id in the files of a source."""
@@ -79,6 +81,8 @@ class InspectData(Task):
     task: str
     external: dict[str, ScoreFiles] = field(default_factory=dict)
     """Files of scores by external fixed effect."""
+    inputs: dict[str, tuple[InputSpec, ...]] = field(default_factory=dict)
+    """Columns that plug-ins read, by coordinate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +170,8 @@ class BuildShard(Task):
     groupings: tuple[GroupingSpec, ...]
     external: tuple[str, ...] = ()
     """External fixed effects, whose score blocks are written."""
+    inputs: dict[str, tuple[InputSpec, ...]] = field(default_factory=dict)
+    """Columns that plug-ins read, by coordinate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,7 @@ from gdmix_core.tasks.joint import (
     SlopeChangesWritten,
     WriteSlopeChanges,
 )
+from gdmix_core.tasks.plugged_effect import FitPlugin, PluginFitted, PluginScored, ScorePlugin
 from gdmix_core.tasks.preparation import (
     BuildPartition,
     BuildShard,
@@ -118,6 +119,8 @@ RESULT_OF: dict[type[Task], type[TaskResult]] = {
     EvaluateFixedEffect: FixedEffectEvaluated,
     FinishFixedEffect: FixedEffectFinished,
     ScoreFixedEffect: ShardScored,
+    FitPlugin: PluginFitted,
+    ScorePlugin: PluginScored,
     WriteOffsets: OffsetsWritten,
     TrainRandomEffect: RandomEffectTrained,
     AssembleScores: ShardScored,

@@ -261,7 +261,7 @@ class MetricValue(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ..., reason: _Optional[str] = ..., entities: _Optional[int] = ..., entities_undefined: _Optional[int] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("stage", "coordinate", "units_done", "units_total", "rows_done", "entities_done", "round", "stage_seconds", "objective", "gradient_ratio", "members")
+    __slots__ = ("stage", "coordinate", "units_done", "units_total", "rows_done", "entities_done", "round", "stage_seconds", "objective", "gradient_ratio", "members", "fit")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     COORDINATE_FIELD_NUMBER: _ClassVar[int]
     PASS_FIELD_NUMBER: _ClassVar[int]
@@ -274,6 +274,7 @@ class Progress(_message.Message):
     OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
     GRADIENT_RATIO_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    FIT_FIELD_NUMBER: _ClassVar[int]
     stage: str
     coordinate: str
     units_done: int
@@ -285,7 +286,8 @@ class Progress(_message.Message):
     objective: float
     gradient_ratio: float
     members: _containers.RepeatedCompositeFieldContainer[GangMember]
-    def __init__(self, stage: _Optional[str] = ..., coordinate: _Optional[str] = ..., units_done: _Optional[int] = ..., units_total: _Optional[int] = ..., rows_done: _Optional[int] = ..., entities_done: _Optional[int] = ..., round: _Optional[int] = ..., stage_seconds: _Optional[float] = ..., objective: _Optional[float] = ..., gradient_ratio: _Optional[float] = ..., members: _Optional[_Iterable[_Union[GangMember, _Mapping]]] = ..., **kwargs) -> None: ...
+    fit: FitProgress
+    def __init__(self, stage: _Optional[str] = ..., coordinate: _Optional[str] = ..., units_done: _Optional[int] = ..., units_total: _Optional[int] = ..., rows_done: _Optional[int] = ..., entities_done: _Optional[int] = ..., round: _Optional[int] = ..., stage_seconds: _Optional[float] = ..., objective: _Optional[float] = ..., gradient_ratio: _Optional[float] = ..., members: _Optional[_Iterable[_Union[GangMember, _Mapping]]] = ..., fit: _Optional[_Union[FitProgress, _Mapping]] = ..., **kwargs) -> None: ...
 
 class GangMember(_message.Message):
     __slots__ = ("worker_id", "state", "address")
@@ -306,6 +308,29 @@ class GangMember(_message.Message):
     state: GangMember.State
     address: str
     def __init__(self, worker_id: _Optional[str] = ..., state: _Optional[_Union[GangMember.State, str]] = ..., address: _Optional[str] = ...) -> None: ...
+
+class FitProgress(_message.Message):
+    __slots__ = ("step", "steps", "rows", "loss", "metrics", "rows_per_second")
+    class MetricsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    steps: int
+    rows: int
+    loss: float
+    metrics: _containers.ScalarMap[str, float]
+    rows_per_second: float
+    def __init__(self, step: _Optional[int] = ..., steps: _Optional[int] = ..., rows: _Optional[int] = ..., loss: _Optional[float] = ..., metrics: _Optional[_Mapping[str, float]] = ..., rows_per_second: _Optional[float] = ...) -> None: ...
 
 class JobEvent(_message.Message):
     __slots__ = ("job_id", "sequence", "unix_seconds", "state", "state_changed", "progress", "coordinate", "notice", "published")

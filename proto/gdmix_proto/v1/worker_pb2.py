@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from gdmix_proto.v1 import training_pb2 as gdmix__proto_dot_v1_dot_training__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bgdmix_proto/v1/worker.proto\x12\x08gdmix.v1\"c\n\x05Lease\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x0c\n\x04unit\x18\x03 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12\r\n\x05\x66\x65nce\x18\x05 \x01(\x03\x12\r\n\x05\x65poch\x18\x06 \x01(\x03\"\x9f\x02\n\rWorkerMessage\x12&\n\x08register\x18\x01 \x01(\x0b\x32\x12.gdmix.v1.RegisterH\x00\x12(\n\theartbeat\x18\x02 \x01(\x0b\x32\x13.gdmix.v1.HeartbeatH\x00\x12/\n\runit_finished\x18\x03 \x01(\x0b\x32\x16.gdmix.v1.UnitFinishedH\x00\x12+\n\x0bunit_failed\x18\x04 \x01(\x0b\x32\x14.gdmix.v1.UnitFailedH\x00\x12&\n\x08\x64raining\x18\x05 \x01(\x0b\x32\x12.gdmix.v1.DrainingH\x00\x12+\n\x0bgang_joined\x18\x06 \x01(\x0b\x32\x14.gdmix.v1.GangJoinedH\x00\x42\t\n\x07message\"\xde\x02\n\x12\x43oordinatorMessage\x12*\n\nregistered\x18\x01 \x01(\x0b\x32\x14.gdmix.v1.RegisteredH\x00\x12+\n\x0b\x61ssign_unit\x18\x02 \x01(\x0b\x32\x14.gdmix.v1.AssignUnitH\x00\x12+\n\x0brevoke_unit\x18\x03 \x01(\x0b\x32\x14.gdmix.v1.RevokeUnitH\x00\x12\x39\n\x12\x61\x63knowledge_result\x18\x04 \x01(\x0b\x32\x1b.gdmix.v1.AcknowledgeResultH\x00\x12)\n\ndrop_cache\x18\x05 \x01(\x0b\x32\x13.gdmix.v1.DropCacheH\x00\x12&\n\x08shutdown\x18\x06 \x01(\x0b\x32\x12.gdmix.v1.ShutdownH\x00\x12)\n\nstart_gang\x18\x07 \x01(\x0b\x32\x13.gdmix.v1.StartGangH\x00\x42\t\n\x07message\"\xaf\x02\n\x08Register\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\x03\x12\x0f\n\x07threads\x18\x04 \x01(\x05\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x06 \x01(\t\x12\x43\n\x11\x66ingerprint_parts\x18\x07 \x03(\x0b\x32(.gdmix.v1.Register.FingerprintPartsEntry\x12\r\n\x05ready\x18\x08 \x01(\x08\x12\x1d\n\x04held\x18\t \x03(\x0b\x32\x0f.gdmix.v1.Lease\x12\x12\n\ndata_roots\x18\n \x03(\t\x1a\x37\n\x15\x46ingerprintPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"M\n\nRegistered\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x19\n\x11heartbeat_seconds\x18\x02 \x01(\x01\x12\x15\n\rlease_seconds\x18\x03 \x01(\x01\"C\n\tHeartbeat\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\'\n\x07running\x18\x02 \x03(\x0b\x32\x16.gdmix.v1.UnitProgress\"X\n\x0cUnitProgress\x12\x1e\n\x05lease\x18\x01 \x01(\x0b\x32\x0f.gdmix.v1.Lease\x12\x11\n\trows_done\x18\x02 \x01(\x03\x12\x15\n\rentities_done\x18\x03 \x01(\x03\"`\n\nAssignUnit\x12\x1e\n\x05lease\x18\x01 \x01(\x0b\x32\x0f.gdmix.v1.Lease\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x11\n\ttask_json\x18\x03 \x01(\t\x12\x11\n\tgang_size\x18\x04 \x01(\x05\",\n\nRevokeUnit\x12\x1e\n\x05lease\x18\x01 \x01(\x0b\x32\x0f.gdmix.v1.Lease\"E\n\x11\x41\x63knowledgeResult\x12\x1e\n\x05lease\x18\x01 \x01(\x0b\x32\x0f.gdmix.v1.Lease\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x08\"\x1b\n\tDropCache\x12\x0e\n\x06prefix\x18\x01 \x01(\t\"\x1a\n\x08Shutdown\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\n\n\x08\x44raining\"=\n\nGangJoined\x12\x1e\n\x05lease\x18\x01 \x01(\x0b\x32\x0f.gdmix.v1.Lease\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\">\n\tStartGang\x12\x1e\n\x05lease\x18\x01 \x01(\x0b\x32\x0f.gdmix.v1.Lease\x12\x11\n\taddresses\x18\x02 \x03(\t\"C\n\x0cUnitFinished\x12\x1e\n\x05lease\x18\x01 \x01(\x0b\x32\x0f.gdmix.v1.Lease\x12\x13\n\x0bresult_json\x18\x02 \x01(\t\"d\n\nUnitFailed\x12\x1e\n\x05lease\x18\x01 \x01(\x0b\x32\x0f.gdmix.v1.Lease\x12\x12\n\nerror_code\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x11\n\tretryable\x18\x04 \x01(\x08\"f\n\nArrayChunk\x12\x1e\n\x05lease\x18\x01 \x01(\x0b\x32\x0f.gdmix.v1.Lease\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\r\n\x05shape\x18\x04 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"+\n\x11PushArrayResponse\x12\x16\n\x0e\x62ytes_received\x18\x01 \x01(\x03\"@\n\x10PullArrayRequest\x12\x1e\n\x05lease\x18\x01 \x01(\x0b\x32\x0f.gdmix.v1.Lease\x12\x0c\n\x04name\x18\x02 \x01(\t2\xd8\x01\n\rWorkerService\x12\x44\n\x07Session\x12\x17.gdmix.v1.WorkerMessage\x1a\x1c.gdmix.v1.CoordinatorMessage(\x01\x30\x01\x12@\n\tPushArray\x12\x14.gdmix.v1.ArrayChunk\x1a\x1b.gdmix.v1.PushArrayResponse(\x01\x12?\n\tPullArray\x12\x1a.gdmix.v1.PullArrayRequest\x1a\x14.gdmix.v1.ArrayChunk0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bgdmix_proto/v1/worker.proto\x12\x08gdmix.v1\x1a\x1dgdmix_proto/v1/training.proto\"c\n\x05Lease\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x0c\n\x04unit\x18\x03 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12\r\n\x05\x66\x65nce\x18\x05 \x01(\x03\x12\r\n\x05\x65poch\x18\x06 \x01(\x03\"\x9f\x02\n\rWorkerMessage\x12&\n\x08register\x18\x01 \x01(\x0b\x32\x12.gdmix.v1.RegisterH\x00\x12(\n\theartbeat\x18\x02 \x01(\x0b\x32\x13.gdmix.v1.HeartbeatH\x00\x12/\n\runit_finished\x18\x03 \x01(\x0b\x32\x16.gdmix.v1.UnitFinishedH\x00\x12+\n\x0bunit_failed\x18\x04 \x01(\x0b\x32\x14.gdmix.v1.UnitFailedH\x00\x12&\n\x08\x64raining\x18\x05 \x01(\x0b\x32\x12.gdmix.v1.DrainingH\x00\x12+\n\x0bgang_joined\x18\x06 \x01(\x0b\x32\x14.gdmix.v1.GangJoinedH\x00\x42\t\n\x07message\"\xde\x02\n\x12\x43oordinatorMessage\x12*\n\nregistered\x18\x01 \x01(\x0b\x32\x14.gdmix.v1.RegisteredH\x00\x12+\n\x0b\x61ssign_unit\x18\x02 \x01(\x0b\x32\x14.gdmix.v1.AssignUnitH\x00\x12+\n\x0brevoke_unit\x18\x03 \x01(\x0b\x32\x14.gdmix.v1.RevokeUnitH\x00\x12\x39\n\x12\x61\x63knowledge_result\x18\x04 \x01(\x0b\x32\x1b.gdmix.v1.AcknowledgeResultH\x00\x12)\n\ndrop_cache\x18\x05 \x01(\x0b\x32\x13.gdmix.v1.DropCacheH\x00\x12&\n\x08shutdown\x18\x06 \x01(\x0b\x32\x12.gdmix.v1.ShutdownH\x00\x12)\n\nstart_gang\x18\x07 \x01(\x0b\x32\x13.gdmix.v1.StartGangH\x00\x42\t\n\x07message\"\xaf\x02\n\x08Register\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\x03\x12\x0f\n\x07threads\x18\x04 \x01(\x05\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x06 \x01(\t\x12\x43\n\x11\x66ingerprint_parts\x18\x07 \x03(\x0b\x32(.gdmix.v1.Register.FingerprintPartsEntry\x12\r\n\x05ready\x18\x08 \x01(\x08\x12\x1d\n\x04held\x18\t \x03(\x0b\x32\x0f.gdmix.v1.Lease\x12\x12\n\ndata_roots\x18\n \x03(\t\x1a\x37\n\x15\x46ingerprintPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"M\n\nRegistered\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x19\n\x11heartbeat_seconds\x18\x02 \x01(\x01\x12\x15\n\rlease_seconds\x18\x03 \x01(\x01\"C\n\tHeartbeat\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\'\n\x07running\x18\x02 \x03(\x0b\x32\x16.gdmix.v1.UnitProgress\"|\n\x0cUnitProgress\x12\x1e\n\x05lease\x18\x01 \x01(\x0b\x32\x0f.gdmix.v1.Lease\x12\x11\n\trows_done\x18\x02 \x01(\x03\x12\x15\n\rentities_done\x18\x03 \x01(\x03\x12\"\n\x03\x66it\x18\x04 \x01(\x0b\x32\x15.gdmix.v1.FitProgress\"`\n\nAssignUnit\x12\x1e\n\x05lease\x18\x01 \x01(\x0b\x32\x0f.gdmix.v1.Lease\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x11\n\ttask_json\x18\x03 \x01(\t\x12\x11\n\tgang_size\x18\x04 \x01(\x05\",\n\nRevokeUnit\x12\x1e\n\x05lease\x18\x01 \x01(\x0b\x32\x0f.gdmix.v1.Lease\"E\n\x11\x41\x63knowledgeResult\x12\x1e\n\x05lease\x18\x01 \x01(\x0b\x32\x0f.gdmix.v1.Lease\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x08\"\x1b\n\tDropCache\x12\x0e\n\x06prefix\x18\x01 \x01(\t\"\x1a\n\x08Shutdown\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\n\n\x08\x44raining\"=\n\nGangJoined\x12\x1e\n\x05lease\x18\x01 \x01(\x0b\x32\x0f.gdmix.v1.Lease\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\">\n\tStartGang\x12\x1e\n\x05lease\x18\x01 \x01(\x0b\x32\x0f.gdmix.v1.Lease\x12\x11\n\taddresses\x18\x02 \x03(\t\"C\n\x0cUnitFinished\x12\x1e\n\x05lease\x18\x01 \x01(\x0b\x32\x0f.gdmix.v1.Lease\x12\x13\n\x0bresult_json\x18\x02 \x01(\t\"d\n\nUnitFailed\x12\x1e\n\x05lease\x18\x01 \x01(\x0b\x32\x0f.gdmix.v1.Lease\x12\x12\n\nerror_code\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x11\n\tretryable\x18\x04 \x01(\x08\"f\n\nArrayChunk\x12\x1e\n\x05lease\x18\x01 \x01(\x0b\x32\x0f.gdmix.v1.Lease\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\r\n\x05shape\x18\x04 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"+\n\x11PushArrayResponse\x12\x16\n\x0e\x62ytes_received\x18\x01 \x01(\x03\"@\n\x10PullArrayRequest\x12\x1e\n\x05lease\x18\x01 \x01(\x0b\x32\x0f.gdmix.v1.Lease\x12\x0c\n\x04name\x18\x02 \x01(\t2\xd8\x01\n\rWorkerService\x12\x44\n\x07Session\x12\x17.gdmix.v1.WorkerMessage\x1a\x1c.gdmix.v1.CoordinatorMessage(\x01\x30\x01\x12@\n\tPushArray\x12\x14.gdmix.v1.ArrayChunk\x1a\x1b.gdmix.v1.PushArrayResponse(\x01\x12?\n\tPullArray\x12\x1a.gdmix.v1.PullArrayRequest\x1a\x14.gdmix.v1.ArrayChunk0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,48 +34,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REGISTER_FINGERPRINTPARTSENTRY']._loaded_options = None
   _globals['_REGISTER_FINGERPRINTPARTSENTRY']._serialized_options = b'8\001'
-  _globals['_LEASE']._serialized_start=41
-  _globals['_LEASE']._serialized_end=140
-  _globals['_WORKERMESSAGE']._serialized_start=143
-  _globals['_WORKERMESSAGE']._serialized_end=430
-  _globals['_COORDINATORMESSAGE']._serialized_start=433
-  _globals['_COORDINATORMESSAGE']._serialized_end=783
-  _globals['_REGISTER']._serialized_start=786
-  _globals['_REGISTER']._serialized_end=1089
-  _globals['_REGISTER_FINGERPRINTPARTSENTRY']._serialized_start=1034
-  _globals['_REGISTER_FINGERPRINTPARTSENTRY']._serialized_end=1089
-  _globals['_REGISTERED']._serialized_start=1091
-  _globals['_REGISTERED']._serialized_end=1168
-  _globals['_HEARTBEAT']._serialized_start=1170
-  _globals['_HEARTBEAT']._serialized_end=1237
-  _globals['_UNITPROGRESS']._serialized_start=1239
-  _globals['_UNITPROGRESS']._serialized_end=1327
-  _globals['_ASSIGNUNIT']._serialized_start=1329
-  _globals['_ASSIGNUNIT']._serialized_end=1425
-  _globals['_REVOKEUNIT']._serialized_start=1427
-  _globals['_REVOKEUNIT']._serialized_end=1471
-  _globals['_ACKNOWLEDGERESULT']._serialized_start=1473
-  _globals['_ACKNOWLEDGERESULT']._serialized_end=1542
-  _globals['_DROPCACHE']._serialized_start=1544
-  _globals['_DROPCACHE']._serialized_end=1571
-  _globals['_SHUTDOWN']._serialized_start=1573
-  _globals['_SHUTDOWN']._serialized_end=1599
-  _globals['_DRAINING']._serialized_start=1601
-  _globals['_DRAINING']._serialized_end=1611
-  _globals['_GANGJOINED']._serialized_start=1613
-  _globals['_GANGJOINED']._serialized_end=1674
-  _globals['_STARTGANG']._serialized_start=1676
-  _globals['_STARTGANG']._serialized_end=1738
-  _globals['_UNITFINISHED']._serialized_start=1740
-  _globals['_UNITFINISHED']._serialized_end=1807
-  _globals['_UNITFAILED']._serialized_start=1809
-  _globals['_UNITFAILED']._serialized_end=1909
-  _globals['_ARRAYCHUNK']._serialized_start=1911
-  _globals['_ARRAYCHUNK']._serialized_end=2013
-  _globals['_PUSHARRAYRESPONSE']._serialized_start=2015
-  _globals['_PUSHARRAYRESPONSE']._serialized_end=2058
-  _globals['_PULLARRAYREQUEST']._serialized_start=2060
-  _globals['_PULLARRAYREQUEST']._serialized_end=2124
-  _globals['_WORKERSERVICE']._serialized_start=2127
-  _globals['_WORKERSERVICE']._serialized_end=2343
+  _globals['_LEASE']._serialized_start=72
+  _globals['_LEASE']._serialized_end=171
+  _globals['_WORKERMESSAGE']._serialized_start=174
+  _globals['_WORKERMESSAGE']._serialized_end=461
+  _globals['_COORDINATORMESSAGE']._serialized_start=464
+  _globals['_COORDINATORMESSAGE']._serialized_end=814
+  _globals['_REGISTER']._serialized_start=817
+  _globals['_REGISTER']._serialized_end=1120
+  _globals['_REGISTER_FINGERPRINTPARTSENTRY']._serialized_start=1065
+  _globals['_REGISTER_FINGERPRINTPARTSENTRY']._serialized_end=1120
+  _globals['_REGISTERED']._serialized_start=1122
+  _globals['_REGISTERED']._serialized_end=1199
+  _globals['_HEARTBEAT']._serialized_start=1201
+  _globals['_HEARTBEAT']._serialized_end=1268
+  _globals['_UNITPROGRESS']._serialized_start=1270
+  _globals['_UNITPROGRESS']._serialized_end=1394
+  _globals['_ASSIGNUNIT']._serialized_start=1396
+  _globals['_ASSIGNUNIT']._serialized_end=1492
+  _globals['_REVOKEUNIT']._serialized_start=1494
+  _globals['_REVOKEUNIT']._serialized_end=1538
+  _globals['_ACKNOWLEDGERESULT']._serialized_start=1540
+  _globals['_ACKNOWLEDGERESULT']._serialized_end=1609
+  _globals['_DROPCACHE']._serialized_start=1611
+  _globals['_DROPCACHE']._serialized_end=1638
+  _globals['_SHUTDOWN']._serialized_start=1640
+  _globals['_SHUTDOWN']._serialized_end=1666
+  _globals['_DRAINING']._serialized_start=1668
+  _globals['_DRAINING']._serialized_end=1678
+  _globals['_GANGJOINED']._serialized_start=1680
+  _globals['_GANGJOINED']._serialized_end=1741
+  _globals['_STARTGANG']._serialized_start=1743
+  _globals['_STARTGANG']._serialized_end=1805
+  _globals['_UNITFINISHED']._serialized_start=1807
+  _globals['_UNITFINISHED']._serialized_end=1874
+  _globals['_UNITFAILED']._serialized_start=1876
+  _globals['_UNITFAILED']._serialized_end=1976
+  _globals['_ARRAYCHUNK']._serialized_start=1978
+  _globals['_ARRAYCHUNK']._serialized_end=2080
+  _globals['_PUSHARRAYRESPONSE']._serialized_start=2082
+  _globals['_PUSHARRAYRESPONSE']._serialized_end=2125
+  _globals['_PULLARRAYREQUEST']._serialized_start=2127
+  _globals['_PULLARRAYREQUEST']._serialized_end=2191
+  _globals['_WORKERSERVICE']._serialized_start=2194
+  _globals['_WORKERSERVICE']._serialized_end=2410
 # @@protoc_insertion_point(module_scope)

@@ -1,3 +1,4 @@
+from gdmix_proto.v1 import training_pb2 as _training_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -106,14 +107,16 @@ class Heartbeat(_message.Message):
     def __init__(self, ready: bool = ..., running: _Optional[_Iterable[_Union[UnitProgress, _Mapping]]] = ...) -> None: ...
 
 class UnitProgress(_message.Message):
-    __slots__ = ("lease", "rows_done", "entities_done")
+    __slots__ = ("lease", "rows_done", "entities_done", "fit")
     LEASE_FIELD_NUMBER: _ClassVar[int]
     ROWS_DONE_FIELD_NUMBER: _ClassVar[int]
     ENTITIES_DONE_FIELD_NUMBER: _ClassVar[int]
+    FIT_FIELD_NUMBER: _ClassVar[int]
     lease: Lease
     rows_done: int
     entities_done: int
-    def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ..., rows_done: _Optional[int] = ..., entities_done: _Optional[int] = ...) -> None: ...
+    fit: _training_pb2.FitProgress
+    def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ..., rows_done: _Optional[int] = ..., entities_done: _Optional[int] = ..., fit: _Optional[_Union[_training_pb2.FitProgress, _Mapping]] = ...) -> None: ...
 
 class AssignUnit(_message.Message):
     __slots__ = ("lease", "kind", "task_json", "gang_size")

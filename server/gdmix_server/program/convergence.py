@@ -4,6 +4,8 @@ A pass maps the scores of all trained coordinates but the first, which are all t
 on, to new ones. At the joint optimum they stay what they were. Plain passes get there slowly where coordinates
 can explain the same thing, as users and items can; Anderson acceleration of the map needs a few instead. Only
 offsets are ever extrapolated: coefficients and scores of a pass are those of exact solves.
+
+A fixed effect that is plugged in need not have an optimum. It is fitted in the first pass and given from then on.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from math import fsum, sqrt
 from typing import Final, cast
 
-from gdmix_core.config import ExternalEffect
+from gdmix_core.config import ExternalEffect, PluggedEffect
 from gdmix_core.solvers.anderson import mixing_weights
 from gdmix_core.solvers.losses import Loss
 from gdmix_core.tasks import (
@@ -68,7 +70,14 @@ class History:
 def descend_until_converged(descent: Descent) -> Steps[None]:
     """Make passes until one changes next to nothing, reporting the joint objective after each."""
     config, trial = descent.config, descent.trial.number
-    trained = [name for name, of in config.coordinates.items() if not isinstance(of, ExternalEffect)]
+    given = (ExternalEffect, PluggedEffect)
+    trained = [name for name, of in config.coordinates.items() if not isinstance(of, given)]
+    plugged = [name for name, of in config.coordinates.items() if isinstance(of, PluggedEffect)]
+    if plugged:
+        yield Report(
+            notice=f"{', '.join(plugged)}: fitted in pass 1 and an offset of the passes after it; the joint optimum is "
+            "that of the other coordinates"
+        )
     last_change = float("inf")
     history, followers = History(), trained[1:]
     before = Blocks({name: descent.standing[name] for name in followers if name in descent.standing})

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from gdmix_core.config import ExternalEffect, FixedEffect, JobConfig
+from gdmix_core.config import ExternalEffect, FixedEffect, JobConfig, PluggedEffect
 from gdmix_core.metrics import MetricValue, parse_metric
 from gdmix_core.tasks import Role, ShardInput
 from gdmix_server.program.external import take_external_effect
 from gdmix_server.program.fixed_effect import train_fixed_effect
+from gdmix_server.program.plugged_effect import train_plugged_effect
 from gdmix_server.program.prepared import ROLES, Prepared
 from gdmix_server.program.random_effect import train_random_effect
 from gdmix_server.program.steps import CoordinateStep, Steps
@@ -61,6 +62,8 @@ class Descent:
     """What each coordinate was trained against: the training shards with the others' score blocks then."""
     standing: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Training score blocks, by shard, that stand for a coordinate until this pass trains it."""
+    begun: dict[str, Trained] = field(default_factory=dict)
+    """Fixed effects that are plugged in and fitted already, which their first pass takes as they are."""
     shrinkage: Mapping[str, tuple[GroupShrinkage, ...]] = field(default_factory=dict)
     """What was learned of each coordinate's groups."""
     crossing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -93,6 +96,8 @@ class Descent:
             trained = take_external_effect(
                 self.prepared, step, coordinate, sum(self.prepared.shards["train"].rows)
             )
+        elif isinstance(coordinate, PluggedEffect):
+            trained = yield from self._train_plugged_effect(step, coordinate, offsets)
         elif isinstance(coordinate, FixedEffect):
             trained = yield from train_fixed_effect(self.prepared, step, coordinate, offsets, crossing)
         else:
@@ -100,6 +105,20 @@ class Descent:
                 self.prepared, step, coordinate, self.config.task, offsets, crossing
             )
         yield from self.take(name, trained, pass_number)
+
+    def _train_plugged_effect(
+        self, step: CoordinateStep, coordinate: PluggedEffect, offsets: tuple[ShardInput, ...]
+    ) -> Steps[Trained]:
+        begun = self.begun.pop(step.coordinate, None)
+        if begun is not None:
+            return replace(begun, report=replace(begun.report, pass_number=step.pass_number))
+        fitted = self.trained.get(step.coordinate)
+        if fitted is not None and self.config.passes == "until_converged":
+            return replace(fitted, report=replace(fitted.report, pass_number=step.pass_number, seconds=0.0))
+        held_out = self._inputs("validation", step.coordinate)
+        return (
+            yield from train_plugged_effect(self.config, self.prepared, step, coordinate, offsets, held_out)
+        )
 
     def take(self, name: str, trained: Trained, pass_number: int) -> Steps[None]:
         """Put a scored coordinate beside the others and measure them together."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from gdmix_core.config import ExternalEffect, FixedEffect, RandomEffect
+from gdmix_core.config import ExternalEffect, FixedEffect, PluggedEffect, RandomEffect
 from gdmix_core.tasks import (
     AssembleScores,
     LoadFixedEffect,
@@ -14,8 +14,10 @@ from gdmix_core.tasks import (
     ScoreFixedEffect,
     ScorePartition,
 )
+from gdmix_core.tasks.files import PLUGIN_FOLDER
 from gdmix_server.program.descent import Descent
 from gdmix_server.program.external import take_external_effect
+from gdmix_server.program.plugged_effect import plugin_use, report_of, score_plugged_effect
 from gdmix_server.program.preparation import prepare_data
 from gdmix_server.program.prepared import ROLES, InitialModel, Prepared
 from gdmix_server.program.program_input import ProgramInput
@@ -38,6 +40,8 @@ def inference_program(job: ProgramInput) -> Steps[None]:
         step = CoordinateStep(name, 1)
         if isinstance(coordinate, ExternalEffect):
             scored = take_external_effect(prepared, step, coordinate, sum(prepared.all_rows))
+        elif isinstance(coordinate, PluggedEffect):
+            scored = yield from _score_plugged_effect(job, prepared, prepared.initial, step, coordinate)
         elif isinstance(coordinate, FixedEffect):
             scored = yield from _score_fixed_effect(prepared, prepared.initial, step, coordinate)
         else:
@@ -47,6 +51,20 @@ def inference_program(job: ProgramInput) -> Steps[None]:
     yield from write_results(job.config, prepared, descent.trained)
     remove = RemoveWork(output="", directory=job.work_directory)
     yield from run("clean-up", "removing working files", [remove])
+
+
+def _score_plugged_effect(
+    job: ProgramInput,
+    prepared: Prepared,
+    initial: InitialModel,
+    step: CoordinateStep,
+    coordinate: PluggedEffect,
+) -> Steps[Trained]:
+    use = plugin_use(job.config, prepared, step, coordinate)
+    model = f"{initial.directory}/{step.coordinate}/{PLUGIN_FOLDER}"
+    scores, seconds = yield from score_plugged_effect(prepared, step, use, model)
+    report = report_of(step, coordinate, sum(prepared.all_rows), seconds)
+    return Trained(ModelPart(coordinate=step.coordinate, directories=()), scores, report)
 
 
 def _score_fixed_effect(

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import cast
 
-from gdmix_core.config import ExternalEffect, FixedEffect, JobConfig, RandomEffect, config_to_json
+from gdmix_core.config import (
+    AnyCoordinate,
+    ExternalEffect,
+    JobConfig,
+    PluggedEffect,
+    RandomEffect,
+    config_to_json,
+)
 from gdmix_core.errors import ConfigError
 from gdmix_core.tasks import InspectData, ModelOpened, OpenedCoordinate, OpenModel
 from gdmix_server.program.prepared import InitialModel
@@ -38,6 +45,11 @@ def open_initial_model(config: JobConfig, inspect: InspectData) -> Steps[Initial
             )
     if problems:
         raise ConfigError("\n  ".join(["the initial model does not fit:", *problems]), tuple(problems))
+    anew = [n for n, c in config.coordinates.items() if n in there and isinstance(c, PluggedEffect)]
+    if anew and config.action == "train":
+        yield Report(
+            notice=f"{', '.join(anew)}: fitted anew; plug-ins take nothing over from an initial model"
+        )
     for notice in model.notices:
         yield Report(notice=notice)
     kept = {name: c.parts for name, c in there.items() if name in config.coordinates}
@@ -47,7 +59,7 @@ def open_initial_model(config: JobConfig, inspect: InspectData) -> Steps[Initial
 def _differences(
     name: str,
     found: OpenedCoordinate,
-    wanted: FixedEffect | ExternalEffect | RandomEffect,
+    wanted: AnyCoordinate,
     *,
     exactly: bool,
 ) -> list[str]:
@@ -65,7 +77,13 @@ def _differences(
         problems.append(
             f"{where}.partitions: found {wanted.partitions}; the initial model has {found.parts}, leave it out"
         )
-    if exactly and not isinstance(wanted, ExternalEffect):
+    if not exactly or isinstance(wanted, ExternalEffect):
+        return problems
+    if isinstance(wanted, PluggedEffect):
+        columns = tuple(column.name for column in wanted.columns)
+        if columns != found.columns:
+            problems.append(f"{where}: reads {list(columns)}, in the initial model {list(found.columns)}")
+    else:
         if wanted.features != found.features:
             problems.append(
                 f"{where}.features: found {list(wanted.features)}, in the initial model {list(found.features)}"

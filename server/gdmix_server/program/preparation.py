@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
-from gdmix_core.config import ExternalEffect, FixedEffect, JobConfig, RandomEffect
-from gdmix_core.data.layout import DesignSpec, GroupingSpec
+from gdmix_core.config import ExternalEffect, FixedEffect, JobConfig, PluggedEffect, RandomEffect, input_specs
+from gdmix_core.data.layout import DesignSpec, GroupingSpec, InputSpec
 from gdmix_core.errors import DataError
 from gdmix_core.tasks import (
     MAIN_SOURCE,
@@ -52,6 +52,7 @@ def prepare_data(config: JobConfig) -> Steps[Prepared]:
         entity_columns=entity_columns,
         task=config.task,
         external=external,
+        inputs=input_specs(config),
     )
     initial = yield from open_initial_model(config, inspect)
     scoring = config.action == "inference"
@@ -96,6 +97,7 @@ def prepare_data(config: JobConfig) -> Steps[Prepared]:
         groupings,
         tuple(metric_groupings.values()),
         tuple(external),
+        inspected.encoding.inputs,
     )
     yield from report_unmatched(config, shards)
     yield from _report_missing_entities(shards, groupings)
@@ -111,6 +113,7 @@ def prepare_data(config: JobConfig) -> Steps[Prepared]:
         partitions=partitions,
         data=inspected.encoding.data,
         initial=initial,
+        inputs=inspected.encoding.inputs,
     )
 
 
@@ -147,7 +150,7 @@ def _coordinate_specs(
     designs: dict[str, DesignSpec] = {}
     groupings: dict[str, GroupingSpec] = {}
     for name, coordinate in config.coordinates.items():
-        if isinstance(coordinate, ExternalEffect):
+        if isinstance(coordinate, (ExternalEffect, PluggedEffect)):
             continue
         if isinstance(coordinate, FixedEffect):
             designs[name] = DesignSpec(name=name, bags=coordinate.features, intercept=coordinate.intercept)
@@ -187,7 +190,7 @@ def _encode(
         rows=tuple(n for _, n in kept),
     )
     results = [cast("SplitEncoded", result) for result in outcome.results]
-    yield from _report_values(results, [split for split, _ in kept])
+    yield from _report_values(results, [split for split, _ in kept], inspected.encoding.inputs)
     spills: dict[Role, dict[str, tuple[str, ...]]] = {role: {} for role in ROLES}
     for directory, (split, _) in zip(outcome.directories, kept, strict=True):
         of_role = spills[split.role]
@@ -195,8 +198,16 @@ def _encode(
     return spills
 
 
-def _report_values(results: list[SplitEncoded], splits: list[Split]) -> Steps[None]:
+def _report_values(
+    results: list[SplitEncoded], splits: list[Split], inputs: Mapping[str, tuple[InputSpec, ...]]
+) -> Steps[None]:
     """Say what was null, and what validation rows hold that training never saw."""
+    stay = {
+        f"coordinates.{name}.{column.name}"
+        for name, columns in inputs.items()
+        for column in columns
+        if column.kind != "vector"
+    }
     nulls: dict[str, int] = {}
     unknown: dict[str, int] = {}
     for result, split in zip(results, splits, strict=True):
@@ -207,7 +218,8 @@ def _report_values(results: list[SplitEncoded], splits: list[Split]) -> Steps[No
                 unknown[column] = unknown.get(column, 0) + count
     for column, count in sorted(nulls.items()):
         if count:
-            yield Report(notice=f"column {column}: {count:,} null values count as absent (0)")
+            meaning = "are the plug-in's to interpret" if column in stay else "count as absent (0)"
+            yield Report(notice=f"column {column}: {count:,} null values {meaning}")
     for column, count in sorted(unknown.items()):
         if count:
             yield Report(
@@ -223,6 +235,7 @@ def _build_shards(
     groupings: Mapping[str, GroupingSpec],
     metric_groupings: tuple[GroupingSpec, ...],
     external: tuple[str, ...],
+    inputs: Mapping[str, tuple[InputSpec, ...]],
 ) -> Steps[dict[Role, Shards]]:
     of_role = {
         "train": tuple(groupings.values()),
@@ -238,6 +251,7 @@ def _build_shards(
             designs=designs,
             groupings=of_role[role],
             external=external,
+            inputs=dict(inputs),
         )
         for role in ROLES
         for shard in range(counts[role])

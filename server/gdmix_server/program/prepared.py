@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from gdmix_core.config import AnyCoordinate, DataConfig, ExternalEffect
-from gdmix_core.data.layout import DesignSpec, GroupingSpec
+from gdmix_core.config import AnyCoordinate, DataConfig, ExternalEffect, PluggedEffect
+from gdmix_core.data.layout import DesignSpec, GroupingSpec, InputSpec
 from gdmix_core.tasks import Role, ShardBuilt
 
 ROLES: tuple[Role, ...] = ("train", "validation")
@@ -60,6 +60,8 @@ class Prepared:
     """As inspected: roles whose optional column is not there are None."""
     initial: InitialModel | None = None
     """The model to begin with."""
+    inputs: Mapping[str, tuple[InputSpec, ...]] = field(default_factory=dict)
+    """Columns that plug-ins read, by coordinate."""
 
     @property
     def has_validation(self) -> bool:
@@ -87,7 +89,7 @@ class Prepared:
         return sum(self.bag_sizes[bag] for bag in bags) + int(intercept)
 
     def dimension_of(self, coordinate: AnyCoordinate) -> int:
-        """Number of coefficients of a coordinate of the config; 0 where scores are given."""
-        if isinstance(coordinate, ExternalEffect):
+        """Number of coefficients of a coordinate of the config; 0 where it has none."""
+        if isinstance(coordinate, (ExternalEffect, PluggedEffect)):
             return 0
         return self.dimension(coordinate.features, coordinate.intercept)

@@ -21,6 +21,7 @@ from gdmix_server.program.descent import Pass, Trial
 from gdmix_server.program.prepared import Prepared
 from gdmix_server.program.program_input import ProgramInput
 from gdmix_server.program.steps import Steps, run
+from gdmix_server.program.trained import Trained
 from gdmix_server.state.model import Published, Report
 
 
@@ -124,9 +125,24 @@ def _manifest(config: JobConfig, prepared: Prepared, best: Pass) -> dict[str, An
                 "statuses": dict(trained.report.statuses),
                 "shrinkage": [asdict(group) for group in trained.report.shrinkage],
                 "validation": {metric.name: asdict(metric) for metric in trained.report.validation},
+                "plugin": _plugin(prepared, name, trained),
             }
             for name, trained in best.trained.items()
         },
+    }
+
+
+def _plugin(prepared: Prepared, name: str, trained: Trained) -> dict[str, Any] | None:
+    """Return what the manifest says of a plug-in's model."""
+    if trained.plugin is None:
+        return None
+    return {
+        "distribution": trained.plugin.distribution,
+        "version": trained.plugin.version,
+        "columns": [
+            {"name": c.name, "kind": c.kind, "dimension": c.dimension} for c in prepared.inputs[name]
+        ],
+        "files": {file: asdict(facts) for file, facts in trained.plugin.files.items()},
     }
 
 

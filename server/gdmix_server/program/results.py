@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from gdmix_core.config import ExternalEffect, FixedEffect, JobConfig
+from gdmix_core.config import ExternalEffect, FixedEffect, JobConfig, PluggedEffect
 from gdmix_core.tasks import ClearResults, Role, Task, WriteModelFile, WriteScores, WriteSummary
 from gdmix_server.program.prepared import ROLES, Prepared
 from gdmix_server.program.steps import Steps, run
@@ -62,7 +62,7 @@ def _score_files(config: JobConfig, prepared: Prepared, name: str, trained: Trai
 
 def _model_files(config: JobConfig, prepared: Prepared, name: str, trained: Trained) -> list[Task]:
     coordinate = config.coordinates[name]
-    if isinstance(coordinate, ExternalEffect) or config.action == "inference":
+    if isinstance(coordinate, (ExternalEffect, PluggedEffect)) or config.action == "inference":
         return []
     fixed = isinstance(coordinate, FixedEffect)
     effect: Literal["fixed_effect", "random_effect"] = "fixed_effect" if fixed else "random_effect"

@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 from math import fsum, inf
 from typing import Final, cast
 
-from gdmix_core.config import AUTO, ExternalEffect, FixedEffect, JobConfig, RandomEffect, learned_groups
+from gdmix_core.config import (
+    AUTO,
+    ExternalEffect,
+    FixedEffect,
+    JobConfig,
+    PluggedEffect,
+    RandomEffect,
+    learned_groups,
+)
 from gdmix_core.solvers.joint.variance_components import (
     PRIOR_SHARE,
     Evidence,
@@ -34,6 +42,7 @@ from gdmix_core.tasks import (
 from gdmix_server.program.external import take_external_effect
 from gdmix_server.program.fixed_effect import train_fixed_effect
 from gdmix_server.program.joint_system import JointSystem, Point, Solved, joint_coordinate
+from gdmix_server.program.plugged_effect import train_plugged_effect
 from gdmix_server.program.prepared import Prepared
 from gdmix_server.program.steps import CoordinateStep, RoundStep, Steps
 from gdmix_server.program.trained import Trained, regularization
@@ -80,12 +89,14 @@ class LearnedShrinkage:
         standing: training score blocks of every trained coordinate at the joint optimum, by shard.
         crossing: by coordinate with posterior variances, where its parts have what these owe to other coordinates.
         groups: by coordinate, what to report of its groups.
+        begun: fixed effects that are plugged in, fitted once: the joint model takes their scores as given.
     """
 
     config: JobConfig
     standing: Blocks
     crossing: Blocks
     groups: Mapping[str, tuple[GroupShrinkage, ...]]
+    begun: Mapping[str, Trained]
 
 
 def learns(config: JobConfig) -> bool:
@@ -98,7 +109,9 @@ def learn_shrinkage(config: JobConfig, prepared: Prepared, trial: int) -> Steps[
     learner = yield from _prepare(config, prepared, trial)
     yield from learner.run()
     standing = yield from learner.scores()
-    return LearnedShrinkage(learner.resolved_config(), standing, learner.crossing(), learner.report())
+    return LearnedShrinkage(
+        learner.resolved_config(), standing, learner.crossing(), learner.report(), learner.plugged
+    )
 
 
 @dataclass(slots=True)
@@ -111,6 +124,7 @@ class _Learner:
         system: the joint model.
         components: the variances, over all groups of all coordinates.
         free: coefficients without regularization.
+        plugged: fixed effects that are plugged in, fitted once.
         solved: the last round's solutions.
         noise: σ² of a linear regression; 1 otherwise.
     """
@@ -120,6 +134,7 @@ class _Learner:
     system: JointSystem
     components: VarianceComponents
     free: int
+    plugged: Mapping[str, Trained]
     solved: Solved | None = None
     noise: float = 1.0
     _length: float = 0.0
@@ -335,7 +350,7 @@ class _Learner:
     def _has_variances(self, name: str) -> bool:
         """Whether posterior variances are wanted that know of other coordinates."""
         coordinate = self.config.coordinates[name]
-        return not isinstance(coordinate, ExternalEffect) and coordinate.variance == "full"
+        return isinstance(coordinate, (FixedEffect, RandomEffect)) and coordinate.variance == "full"
 
     def _diagonals(self, name: str) -> int:
         size = sum(group.size for group in self.components.groups if group.coordinate == name)
@@ -361,7 +376,7 @@ class _Learner:
         for of in self.system.coordinates:
             own = {g.name: g.l2 for g in self.components.groups if g.coordinate == of.name}
             coordinate = self.config.coordinates[of.name]
-            assert not isinstance(coordinate, ExternalEffect)
+            assert not isinstance(coordinate, (ExternalEffect, PluggedEffect))
             found[of.name] = Regularization(
                 groups=own, regularize_intercept=_starting(self.config, of.name).regularize_intercept
             )
@@ -396,7 +411,7 @@ def _starting(config: JobConfig, name: str) -> Regularization:
 def _with_numbers(config: JobConfig, name: str) -> FixedEffect | RandomEffect:
     """Return a coordinate with strength 1 in the place of `auto`."""
     coordinate = config.coordinates[name]
-    assert not isinstance(coordinate, ExternalEffect)
+    assert not isinstance(coordinate, (ExternalEffect, PluggedEffect))
     groups = learned_groups(config, name)
     if not groups:
         return coordinate
@@ -413,14 +428,26 @@ def _prepare(config: JobConfig, prepared: Prepared, trial: int) -> Steps[_Learne
         own = CoordinateStep(name, 0, trial)
         if isinstance(coordinate, ExternalEffect):
             begun[name] = take_external_effect(prepared, own, coordinate, 0)
+        elif isinstance(coordinate, PluggedEffect):
+            begun[name] = yield from train_plugged_effect(
+                config,
+                prepared,
+                own,
+                coordinate,
+                _inputs(prepared, "train", begun),
+                _inputs(prepared, "validation", begun),
+            )
         elif isinstance(coordinate, FixedEffect):
             numbers = cast("FixedEffect", _with_numbers(config, name))
-            begun[name] = yield from train_fixed_effect(prepared, own, numbers, _inputs(prepared, begun))
+            begun[name] = yield from train_fixed_effect(
+                prepared, own, numbers, _inputs(prepared, "train", begun)
+            )
+        if isinstance(coordinate, (FixedEffect, PluggedEffect)):
             yield from _tell_alone(config, prepared, own, begun)
     coordinates = tuple(
         joint_coordinate(prepared, place, name, begun[name].part.directories[0] if name in begun else None)
         for place, name in enumerate(config.coordinates)
-        if not isinstance(config.coordinates[name], ExternalEffect)
+        if not isinstance(config.coordinates[name], (ExternalEffect, PluggedEffect))
     )
     regularizations = [_starting(config, of.name) for of in coordinates]
     units = [
@@ -462,7 +489,7 @@ def _prepare(config: JobConfig, prepared: Prepared, trial: int) -> Steps[_Learne
         prepared=prepared,
         task=config.task,
         coordinates=coordinates,
-        inputs=_inputs(prepared, begun),
+        inputs=_inputs(prepared, "train", begun),
         first_groups=tuple(first_groups),
     )
     return _Learner(
@@ -471,6 +498,7 @@ def _prepare(config: JobConfig, prepared: Prepared, trial: int) -> Steps[_Learne
         system=system,
         components=VarianceComponents(groups),
         free=sum(result.free for result in results),
+        plugged={n: of for n, of in begun.items() if isinstance(config.coordinates[n], PluggedEffect)},
     )
 
 
@@ -480,13 +508,13 @@ def _tell_alone(
     """Say what the fixed effects measure alone: what the mixed model is compared with."""
     if not (prepared.has_validation and prepared.is_labelled):
         return
-    metrics = yield from measure(config, prepared, step, _inputs(prepared, begun, "validation"))
+    metrics = yield from measure(config, prepared, step, _inputs(prepared, "validation", begun))
     told = ", ".join(f"{metric.name} {metric.value:.4f}" for metric in metrics if metric.value is not None)
     yield Report(notice=f"{' and '.join(begun)} alone: validation {told}")
 
 
-def _inputs(prepared: Prepared, begun: Mapping[str, Trained], role: Role = "train") -> tuple[ShardInput, ...]:
-    """Return a role's shards with the score blocks of the coordinates that have some."""
+def _inputs(prepared: Prepared, role: Role, begun: Mapping[str, Trained]) -> tuple[ShardInput, ...]:
+    """Return the shards of a role with the score blocks of the coordinates that have some."""
     return tuple(
         ShardInput(
             shard=shard,

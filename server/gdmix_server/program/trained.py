@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gdmix_core.config import FixedEffect, RandomEffect
-from gdmix_core.tasks import ModelPart, Regularization, Role, ShardInput
+from gdmix_core.tasks import ModelPart, PluginFitted, Regularization, Role, ShardInput
 from gdmix_server.program.prepared import Prepared
 from gdmix_server.state.model import CoordinateReport
 
@@ -16,7 +16,7 @@ class Trained:
 
     `inputs` are the home shards with the score blocks of the other coordinates that were its offset;
     `carried_over` counts the entities in its files that an initial model gave, which the report does not count;
-    `penalty` is ½ Σ l2 θ².
+    `penalty` is ½ Σ l2 θ²; `plugin` is what the model of a fixed effect that is plugged in consists of.
     """
 
     part: ModelPart
@@ -25,6 +25,7 @@ class Trained:
     inputs: dict[Role, tuple[ShardInput, ...]] = field(default_factory=dict)
     carried_over: int = 0
     penalty: float = 0.0
+    plugin: PluginFitted | None = None
 
 
 def scores_by_role(prepared: Prepared, directories: tuple[str, ...]) -> dict[Role, tuple[str, ...]]:

@@ -73,7 +73,8 @@ def _descend(config: JobConfig, prepared: Prepared, trial: Trial) -> Steps[Desce
     if learns(config):
         learned = yield from learn_shrinkage(config, prepared, trial.number)
         descent.config, descent.shrinkage = learned.config, learned.groups
-        descent.standing, descent.crossing = dict(learned.standing), learned.crossing
+        descent.begun, descent.crossing = dict(learned.begun), learned.crossing
+        descent.standing = {**learned.standing, **{n: of.scores["train"] for n, of in learned.begun.items()}}
         config = learned.config
     if config.passes == "until_converged":
         yield from descend_until_converged(descent)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gdmix_server.state.model import FixedEffectOutcome, Lease, WorkerInfo
+from gdmix_server.state.model import FitProgress, FixedEffectOutcome, Lease, WorkerInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +36,8 @@ class WorkerHeartbeat(Event):
     ready: bool
     rows_done: int = 0
     entities_done: int = 0
+    fit: FitProgress | None = None
+    """Of the plug-in that it fits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

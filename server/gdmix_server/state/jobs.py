@@ -178,4 +178,5 @@ class Job:
             objective=fixed_effect.objective if fixed_effect else 0.0,
             gradient_ratio=fixed_effect.gradient_ratio if fixed_effect else 0.0,
             members=run.members() if isinstance(run, GangRun) else (),
+            fit=next((worker.fit for worker in live if worker.fit is not None), None),
         )

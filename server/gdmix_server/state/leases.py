@@ -127,6 +127,7 @@ class LeaseTable:
         if worker is not None:
             # Its next heartbeat counts without this unit, whose rows are counted as done from now on.
             worker.rows_done = worker.entities_done = 0
+            worker.fit = None
 
     def accept(self, grant: Grant, result: TaskResult, result_json: str, effects: Effects) -> None:
         """End a lease whose unit is done; `grant` MUST be of a stage of units."""

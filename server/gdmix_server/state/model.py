@@ -309,6 +309,18 @@ class GangMember:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FitProgress:
+    """How far the fit of a plug-in is."""
+
+    step: int
+    steps: int
+    rows: int
+    loss: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    rows_per_second: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """Where the running stage stands."""
 
@@ -326,6 +338,7 @@ class Progress:
     gradient_ratio: float = 0.0
     members: tuple[GangMember, ...] = ()
     """By rank, while a gang runs."""
+    fit: FitProgress | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,8 +73,9 @@ class Sessions:
         worker.heard = effects.now
         worker.ready = event.ready
         self._cluster.update(worker)
-        if (event.rows_done, event.entities_done) != (worker.rows_done, worker.entities_done):
-            worker.rows_done, worker.entities_done = event.rows_done, event.entities_done
+        done = event.rows_done, event.entities_done, event.fit
+        if done != (worker.rows_done, worker.entities_done, worker.fit):
+            worker.rows_done, worker.entities_done, worker.fit = done
             jobs = {grant.job.job_id: grant.job for grant in self._leases.of_worker(worker)}
             for job in jobs.values():
                 self._jobs.progressed(job, effects)

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 
-from gdmix_server.state.model import WorkerInfo
+from gdmix_server.state.model import FitProgress, WorkerInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +42,7 @@ class Worker:
     """Keys under which it may keep shards in memory."""
     rows_done: int = 0
     entities_done: int = 0
+    fit: FitProgress | None = None
     listed: set[int] = field(default_factory=set)
     """Loads under which it stands in the heap of its group."""
 

@@ -263,7 +263,7 @@ def test_a_trial_has_its_values_and_nothing_to_search() -> None:
         (
             "fixed_effect: logistic_regression",
             "fixed_effect: trees",
-            "11: coordinates.global.fixed_effect: found 'trees'; allowed: one of 'logistic_regression'",
+            "11: coordinates.global.fixed_effect: found 'trees'; allowed: logistic_regression, ",
         ),
         (
             "random_effect: user_id",

@@ -38,6 +38,12 @@ OPTIMISED = FixedEffectOutcome(
 LEARNING = (", l2: {intercept: 3, movie: 2}", "")
 """What to replace in a config to have a random effect's shrinkage learned."""
 
+PLUGGING = (
+    "global: {fixed_effect: logistic_regression, features: [user, movie]}",
+    "global: {fixed_effect: lightgbm, numeric: [age], categorical: [genres]}",
+)
+"""What to replace in a config to have trees in the fixed effect's place."""
+
 
 def answered(task: tasks.Task) -> tasks.TaskResult:
     """Answer the tasks of learned shrinkage with groups that are where they belong from the beginning."""

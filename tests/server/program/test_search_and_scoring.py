@@ -80,6 +80,15 @@ FIXED_RESULTS: dict[type[tasks.Task], Mapping[str, Any]] = {
     tasks.FinishModel: {"directory": "out/models/12", "content_digest": "d"},
     tasks.FinishPublish: {"activated": True, "winner": None, "entities": 8, "removed_versions": ()},
     tasks.RemoveWork: {},
+    tasks.FitPlugin: {
+        "distribution": "gdmix",
+        "version": "1",
+        "files": {"trees.txt": tasks.PluginFileFacts(sha256="ab", size=3)},
+        "facts": {"trees": 20.0, "kind": "small"},
+        "steps": 20,
+        "notices": (tasks.PluginNotice(text="few rows", warning=True),),
+    },
+    tasks.ScorePlugin: {"rows": 5},
 }
 
 
@@ -145,6 +154,10 @@ class Driver:
                     entity_columns=task.entity_columns,
                     task=task.task,
                     external=task.external,
+                    inputs={
+                        name: tuple(replace(column, source="") for column in columns)
+                        for name, columns in task.inputs.items()
+                    },
                 )
                 return tasks.DataInspected(seconds=0, splits=splits, encoding=encoding)
             case tasks.IndexFeatures():

@@ -18,7 +18,7 @@ from gdmix_core.solvers.fixed_effect import FixedEffectStatus
 from gdmix_server.program import ProgramInput, job_program
 from gdmix_server.state.model import FixedEffectOutcome, FixedEffectStage, Report, UnitsOutcome, UnitStage
 
-from .answers import LEARNING, OPENED, OPTIMISED, answered
+from .answers import LEARNING, OPENED, OPTIMISED, PLUGGING, answered
 
 CONFIG = """
 model: movies
@@ -95,7 +95,11 @@ class Driver:
                     for role in ("train", "validation")
                 )
                 encoding = tasks.EncodingSpec(
-                    data=task.data, columns=(), entity_columns=task.entity_columns, task=task.task
+                    data=task.data,
+                    columns=(),
+                    entity_columns=task.entity_columns,
+                    task=task.task,
+                    inputs=task.inputs,
                 )
                 return tasks.DataInspected(seconds=0, splits=splits, encoding=encoding)
             case tasks.IndexFeatures():
@@ -121,6 +125,10 @@ class Driver:
                 return tasks.FixedEffectPrepared(seconds=0, dimension=21)
             case tasks.FinishFixedEffect():
                 return tasks.FixedEffectFinished(seconds=0, nonzero=21, penalty=0.25)
+            case tasks.FitPlugin():
+                return tasks.PluginFitted(seconds=0, distribution="gdmix", version="1", files={})
+            case tasks.ScorePlugin():
+                return tasks.PluginScored(seconds=0, rows=40)
             case tasks.ScoreFixedEffect() | tasks.AssembleScores():
                 return tasks.ShardScored(seconds=0, rows=5)
             case tasks.WriteOffsets():
@@ -427,7 +435,8 @@ def stages_of_all_sorts() -> list[UnitStage | FixedEffectStage]:
         parse_config(CONFIG.replace("passes: 3", "passes: 1").replace(*LEARNING)), [0.55, 0.6, 0.7]
     )
     scored = Driver(parse_config(text), [0.6, 0.7])
-    return [*trained.stages, *joint.stages, *learned.stages, *scored.stages]
+    plugged = Driver(parse_config(CONFIG.replace(*PLUGGING)), [0.6, 0.7, 0.6, 0.65])
+    return [*trained.stages, *joint.stages, *learned.stages, *scored.stages, *plugged.stages]
 
 
 class Converted(Driver):

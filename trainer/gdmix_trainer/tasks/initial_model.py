@@ -55,6 +55,7 @@ def open_model(task: OpenModel, context: TaskContext) -> ModelOpened:
             intercept=c.intercept,
             entity_column=c.entity_column or "",
             parts=c.parts,
+            columns=tuple(column.name for column in c.plugin.columns) if c.plugin is not None else (),
         )
         for c in model.manifest.coordinates
     )
@@ -85,7 +86,7 @@ def _converted(task: OpenModel, context: TaskContext) -> tuple[ModelDirectory, t
             ) from error
     wanted = task.inspect
     _, encoding = inspect_data(
-        wanted.data, wanted.features, wanted.entity_columns, wanted.task, wanted.external
+        wanted.data, wanted.features, wanted.entity_columns, wanted.task, wanted.external, wanted.inputs
     )
     context.check()
     return convert_tree(task.initial, config, encoding.columns, task.output)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from gdmix_core.data.home_shards import HomeShardPaths, build_home_shard
+from gdmix_core.data.input_columns import write_input_spill
 from gdmix_core.data.partitions import build_partition, build_scoring_partition
 from gdmix_core.data.shard_rows import Mismatch
-from gdmix_core.data.spill import write_spill
+from gdmix_core.data.spill import shard_order, write_spill
 from gdmix_core.tasks import (
+    INPUT_SPILL_FILE,
     PARTITION_FILE,
     ROWS_FILE,
     SCORES_FILE,
@@ -29,6 +31,7 @@ from gdmix_core.tasks import (
     design_file,
     external_directory,
     grouping_file,
+    inputs_file,
     score_source,
 )
 from gdmix_trainer.context import TaskContext
@@ -41,7 +44,9 @@ def inspect_data(task: InspectData, context: TaskContext) -> DataInspected:
     """Find the files, settle every column's kind, cut the input into splits."""
     from gdmix_core.data.inspection import inspect_data as inspect
 
-    splits, encoding = inspect(task.data, task.features, task.entity_columns, task.task, task.external)
+    splits, encoding = inspect(
+        task.data, task.features, task.entity_columns, task.task, task.external, task.inputs
+    )
     context.check()
     return DataInspected(splits=splits, encoding=encoding, seconds=0.0)
 
@@ -84,6 +89,9 @@ def encode_split(task: EncodeSplit, context: TaskContext) -> SplitEncoded:
     context.check()
     context.advance(rows=len(encoded.rows))
     write_spill(Path(task.output) / SPILL_FILE, encoded.rows, task.shards)
+    if encoded.inputs:
+        order, bounds = shard_order(encoded.rows.uid, task.shards)
+        write_input_spill(Path(task.output) / INPUT_SPILL_FILE, encoded.inputs, order, bounds)
     return SplitEncoded(
         rows=len(encoded.rows), nulls=dict(encoded.nulls), unknown=dict(encoded.unknown), seconds=0.0
     )
@@ -100,6 +108,7 @@ def build_shard(task: BuildShard, context: TaskContext) -> ShardBuilt:
             score_source(name): Path(external_directory(task.output, name), SCORES_FILE)
             for name in task.external
         },
+        inputs={name: output / inputs_file(name) for name in task.inputs},
     )
     for path in paths.scores.values():
         path.parent.mkdir(exist_ok=True)
@@ -111,6 +120,11 @@ def build_shard(task: BuildShard, context: TaskContext) -> ShardBuilt:
         designs=task.designs,
         groupings=task.groupings,
         bag_sizes=task.bag_sizes,
+        inputs=task.inputs,
+        input_spills={
+            source: [Path(spill) / INPUT_SPILL_FILE for spill in spills]
+            for source, spills in task.spills.items()
+        },
     )
     context.advance(rows=summary.rows)
     return ShardBuilt(

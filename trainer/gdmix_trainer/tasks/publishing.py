@@ -32,7 +32,7 @@ from gdmix_trainer.tasks.indexes import feature_index_of
 
 if TYPE_CHECKING:
     from gdmix_core.config import JobConfig
-    from gdmix_core.model import CoordinateManifest, ModelManifest
+    from gdmix_core.model import CoordinateManifest, ModelManifest, PluginManifest
     from gdmix_core.store import CoefficientStore, PublishedPart
 
 _RUN_FILE = "run.json"
@@ -74,14 +74,23 @@ def finish_model(task: FinishModel, context: TaskContext) -> ModelFinished:
     else:
         raise InternalError(f"{root}: directories of version {task.version} of other jobs are in the way")
     context.check()
+    manifest = _manifest(task)
+    plugins = {
+        part.coordinate: part.directories[0]
+        for part in task.parts
+        if manifest.coordinate(part.coordinate).plugin is not None
+    }
     model = assemble_model(
         target,
-        _manifest(task),
+        manifest,
         feature_index=Path(task.index) / FEATURE_INDEX_FILE,
         coefficients={
             part.coordinate: [Path(directory) / COEFFICIENTS_FILE for directory in part.directories]
+            if part.coordinate not in plugins
+            else []
             for part in task.parts
         },
+        plugins=plugins,
         run={**task.run, "job_id": task.job_id},
     )
     return ModelFinished(directory=str(target), content_digest=model.manifest.content_digest, seconds=0.0)
@@ -208,12 +217,12 @@ def _manifest(task: FinishModel) -> ModelManifest:
 
 
 def _coordinate_manifest(config: JobConfig, name: str, found: dict[str, Any]) -> CoordinateManifest:
-    from gdmix_core.config import ExternalEffect, FixedEffect
+    from gdmix_core.config import ExternalEffect, FixedEffect, PluggedEffect
     from gdmix_core.model import CoordinateManifest, GroupManifest
 
     coordinate = config.coordinates[name]
     statuses: dict[str, int] = dict(found.get("statuses", {}))
-    if isinstance(coordinate, ExternalEffect):
+    if isinstance(coordinate, (ExternalEffect, PluggedEffect)):
         return CoordinateManifest(
             name=name,
             kind="fixed_effect",
@@ -224,6 +233,7 @@ def _coordinate_manifest(config: JobConfig, name: str, found: dict[str, Any]) ->
             model=coordinate.fixed_effect,
             rows=found.get("rows", 0),
             validation=dict(found.get("validation", {})),
+            plugin=_plugin_manifest(found.get("plugin")),
         )
     fixed = isinstance(coordinate, FixedEffect)
     return CoordinateManifest(
@@ -242,4 +252,17 @@ def _coordinate_manifest(config: JobConfig, name: str, found: dict[str, Any]) ->
         statuses=statuses,
         validation=dict(found.get("validation", {})),
         shrinkage=tuple(GroupManifest(**group) for group in found.get("shrinkage", ())),
+    )
+
+
+def _plugin_manifest(found: dict[str, Any] | None) -> PluginManifest | None:
+    from gdmix_core.model import PluginColumn, PluginFile, PluginManifest
+
+    if found is None:
+        return None
+    return PluginManifest(
+        distribution=found["distribution"],
+        version=found["version"],
+        columns=tuple(PluginColumn(**column) for column in found["columns"]),
+        files={name: PluginFile(**facts) for name, facts in found["files"].items()},
     )

@@ -1,0 +1,1 @@
+"""Fixed effects that are plugged in: the protocol, the registry, and what is built in."""

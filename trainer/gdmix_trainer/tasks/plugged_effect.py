@@ -1,0 +1,45 @@
+"""Fixed effects that are plugged in: a process fits or scores, this one waits for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+from gdmix_core.tasks import (
+    FitPlugin,
+    PluginFitted,
+    PluginScored,
+    ScorePlugin,
+    TaskResult,
+    result_from_json,
+    to_json,
+)
+from gdmix_trainer.context import TaskContext
+from gdmix_trainer.fitting.child import run_in_process
+from gdmix_trainer.fitting.request import WorkRequest
+
+_CHECKPOINTS = "checkpoints"
+_LOGS = "logs"
+
+
+def fit(task: FitPlugin, context: TaskContext) -> PluginFitted:
+    """Have the plug-in fit its model; raises as `run_in_process`."""
+    return cast("PluginFitted", _in_process(task, context))
+
+
+def score(task: ScorePlugin, context: TaskContext) -> PluginScored:
+    """Have the plug-in score home shards; raises as `run_in_process`."""
+    return cast("PluginScored", _in_process(task, context))
+
+
+def _in_process(task: FitPlugin | ScorePlugin, context: TaskContext) -> TaskResult:
+    # An attempt's directory lies in that of its stage, which lies in that of its job: <.gdmix>/<job>/<stage>/<attempt>.
+    stage = Path(task.output).parent
+    request = WorkRequest(
+        kind=task.kind,
+        task_json=to_json(task),
+        threads=context.threads,
+        checkpoints=str(stage / _CHECKPOINTS),
+        logs=str(stage.parents[1] / _LOGS / stage.parent.name / stage.name),
+    )
+    return result_from_json(task.kind, run_in_process(request, task.use.plugin, context))
