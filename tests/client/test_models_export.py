@@ -17,10 +17,11 @@ from gdmix_client import JobState, LocalCluster
 from gdmix_core.config import FeatureColumn
 from gdmix_core.data.byte_strings import ByteStrings
 from gdmix_core.data.feature_index import FeatureIndex, IndexedColumn, fingerprint
-from gdmix_core.model import CoordinateManifest, ModelManifest, assemble_model
+from gdmix_core.model import CoordinateManifest, ModelManifest, PluginManifest, assemble_model
 from gdmix_core.model.coefficients import RandomEffectCoefficients, write_fixed_effect, write_random_effect
 from gdmix_core.model.linear_model_avro import MODEL_CLASSES
 from gdmix_core.model.linear_model_avro_file import SCHEMA
+from gdmix_core.model.plugin_files import list_plugin_files
 from gdmix_core.store import CoefficientBlock
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -73,6 +74,11 @@ def model(tmp_path: Path) -> Path:
         names=names.name.to_pylist(),
         terms=names.term.to_pylist(),
     )
+    (tmp_path / "trees").mkdir()
+    (tmp_path / "trees" / "trees.txt").write_text("tree")
+    plugin = PluginManifest(
+        distribution="gdmix", version="1", columns=(), files=list_plugin_files(tmp_path / "trees", "trees")
+    )
     write_random_effect(tmp_path / "user-0", effect(["ann", "joé"], [{0: 1.0, 2: 0.01}, {}]))
     write_random_effect(tmp_path / "user-1", effect(["bob"], [{0: 0.0, 1: 3.0, 3: 4.0}]))
     manifest = ModelManifest(
@@ -81,6 +87,7 @@ def model(tmp_path: Path) -> Path:
         task="poisson_regression",
         coordinates=(
             CoordinateManifest("deep", "fixed_effect", (), False, 0, model="external"),
+            CoordinateManifest("trees", "fixed_effect", (), False, 0, model="lightgbm", plugin=plugin),
             CoordinateManifest("global", "fixed_effect", BAGS, True, 4, model="poisson_regression"),
             CoordinateManifest("per_user", "random_effect", BAGS, True, 4, entity_column="user_id"),
         ),
@@ -93,9 +100,11 @@ def model(tmp_path: Path) -> Path:
         feature_index=tmp_path / "index.parquet",
         coefficients={
             "deep": [],
+            "trees": [],
             "global": [tmp_path / "global"],
             "per_user": [tmp_path / "user-0", tmp_path / "user-1"],
         },
+        plugins={"trees": tmp_path / "trees"},
         run={},
     ).path
 
@@ -104,6 +113,7 @@ def test_export(command: Cli, model: Path, tmp_path: Path) -> None:
     done = command("models", "export", model, "--to", "avro")
     assert done.returncode == 0, done.stderr
     assert "deep was trained elsewhere" in done.stderr
+    assert f"trees has no coefficients; its files are in {model}/trees/plugin" in done.stderr
     assert "version 7 of shop" in done.stdout
     assert "per_user" in done.stdout
     to = tmp_path / "avro"

@@ -228,3 +228,20 @@ def test_a_column_of_another_type_ends_the_job_with_its_name(
     )
     assert job.state is JobState.FAILED
     assert "column 'color' (coordinates.global, kind number): found type large_string" in job.error
+
+
+def test_a_long_fit_is_watched_and_cancelled(
+    client: Client, document: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    wanted = document(tmp_path / "out", {"rounds": 100_000, "learning_rate": 1e-6, "early_stopping": None})
+    job_id = client.submit(wanted).job_id
+    seen = []
+    for event in client.watch(job_id):
+        fit = event.detail.fit if isinstance(event.detail, Progress) else None
+        if fit is not None and not seen:
+            seen.append(fit)
+            client.cancel(job_id)
+    assert client.get(job_id).state is JobState.CANCELLED
+    [fit] = seen
+    assert 0 < fit.step < fit.steps == 100_000
+    assert fit.rows == ROWS * fit.step

@@ -154,6 +154,11 @@ def _exported(directory: ModelDirectory, to: Path, threshold: float) -> list[dic
         if coordinate.external:
             note(f"{coordinate.name} was trained elsewhere: there is nothing of it to write")
             continue
+        if coordinate.plugin is not None:
+            note(
+                f"{coordinate.name} has no coefficients; its files are in {directory.plugin(coordinate.name)}"
+            )
+            continue
         names = FeatureNames.of_coordinate(index.coordinate_names(coordinate.features, coordinate.intercept))
         written = _write_coordinate(directory, coordinate, names, to / coordinate.name / "models", threshold)
         documents.append(

@@ -48,6 +48,7 @@ from gdmix_server.state.instructions import (
 )
 from gdmix_server.state.machine import StateMachine
 from gdmix_server.state.model import (
+    FitProgress,
     FixedEffectOutcome,
     FixedEffectStage,
     GangStage,
@@ -144,10 +145,14 @@ class Drive:
             WorkerConnected(now=self.now, worker=worker, session=self._session, held=tuple(held))
         )
 
-    def beat(self, worker_id: str = "w", *, ready: bool = True, rows: int = 0) -> list[Instruction]:
+    def beat(
+        self, worker_id: str = "w", *, ready: bool = True, rows: int = 0, fit: FitProgress | None = None
+    ) -> list[Instruction]:
         session = self.sessions[worker_id]
         return self.handle(
-            WorkerHeartbeat(now=self.now, worker_id=worker_id, session=session, ready=ready, rows_done=rows)
+            WorkerHeartbeat(
+                now=self.now, worker_id=worker_id, session=session, ready=ready, rows_done=rows, fit=fit
+            )
         )
 
     def disconnect(self, worker_id: str = "w") -> list[Instruction]:

@@ -10,7 +10,7 @@ from gdmix_core.errors import ConfigError, Conflict, DataError, NotFound
 from gdmix_server.state.events import JobSubmitted
 from gdmix_server.state.instructions import Acknowledge, DeleteJob, Emit, RevokeLease, SaveUnit, SendTask
 from gdmix_server.state.jobs import SEQUENCE_JUMP
-from gdmix_server.state.model import CoordinateReport, JobState, Published, Report
+from gdmix_server.state.model import CoordinateReport, FitProgress, JobState, Published, Report
 
 
 def two_stages(by_hand):
@@ -199,6 +199,18 @@ def test_progress_is_told_at_most_every_quarter_of_a_second(by_hand):
     assert [one.rows_done for one in told] == sorted(one.rows_done for one in told)
     assert drive.machine.progress("j").units_done == 20
     assert {one.stage for one in told} == {"doing only"}
+
+
+def test_how_far_a_fit_is_is_told_until_its_unit_is_finished(by_hand):
+    drive = by_hand.Drive(by_hand.one_stage(2))
+    drive.submit()
+    drive.connect()
+    drive.now += 1
+    [told] = progress_of(by_hand, drive.beat(fit=FitProgress(step=3, steps=9, rows=70, loss=0.5)))
+    assert told.fit == FitProgress(step=3, steps=9, rows=70, loss=0.5)
+    drive.now += 1
+    [told] = progress_of(by_hand, drive.finish(drive.sent_to("w")[0]))
+    assert told.fit is None
 
 
 # ---- the next coordinator --------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ def _carried_over(
     assert task.initial is not None
     model = open_model(task.initial)
     manifest = model.manifest.coordinate(task.design.name)
-    if manifest.kind != "fixed_effect" or manifest.external:
+    if manifest.kind != "fixed_effect" or not manifest.native:
         return theta
     number = feature_mapping(
         FeatureIndex.load(model.feature_index),
