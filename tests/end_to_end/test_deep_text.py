@@ -36,7 +36,8 @@ def make_rows(rows: int, first_uid: int, seed: int) -> pl.DataFrame:
     )
 
 
-def test_titles_then_users(client: Client, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_titles_then_users(workers: int, client: Client, tmp_path: Path) -> None:
     make_rows(3_000, 0, 1).write_parquet(tmp_path / "train.parquet", row_group_size=1_000)
     make_rows(1_000, 100_000, 2).write_parquet(tmp_path / "validation.parquet")
     job, notices = told(
@@ -51,7 +52,13 @@ def test_titles_then_users(client: Client, tmp_path: Path) -> None:
             },
             "features": {},
             "coordinates": {
-                "global": {"fixed_effect": "deep_text", "text": ["title"], "hidden": [8], "epochs": 4},
+                "global": {
+                    "fixed_effect": "deep_text",
+                    "text": ["title"],
+                    "hidden": [8],
+                    "epochs": 4,
+                    "workers": workers,
+                },
                 "per_user": {"random_effect": "user_id", "partitions": 2, "l2": 1},
             },
             "metrics": ["auc"],

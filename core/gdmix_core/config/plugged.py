@@ -73,6 +73,13 @@ class PluggedEffect(BaseModel):
 
         return columns_of(self.fixed_effect, self.options)
 
+    @property
+    def members(self) -> int:
+        """Workers that fit it together."""
+        from gdmix_core.fixed_effects.registry import load_plugin
+
+        return load_plugin(self.fixed_effect).members(self.options)
+
     def check(self, task: str) -> None:
         """Let the plug-in look at the options together with the job's task.
 
@@ -88,9 +95,9 @@ class PluggedEffect(BaseModel):
                 f"{find_plugin(self.fixed_effect)} is trained by gradients, which jobs do not do yet; allowed are "
                 "one_worker and gang"
             )
-        if plugin.members(self.options) > 1:
+        if plugin.training != "gang" and plugin.members(self.options) > 1:
             raise ValueError(
-                f"asks for {plugin.members(self.options)} workers at once, which jobs do not give yet; allowed is 1"
+                f"asks for {plugin.members(self.options)} workers at once, but is trained by one"
             )
 
 

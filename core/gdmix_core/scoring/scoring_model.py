@@ -123,7 +123,14 @@ class ScoringModel:
 
         Raises:
             StoreCorrupt: a file is damaged, or they do not fit together.
+            UsageError: a fixed effect is plugged in.
         """
+        plugged = [c for c in manifest.fixed_effects() if c.plugin is not None]
+        if plugged:
+            raise UsageError(
+                f"version {manifest.version} of model {manifest.model!r}: {plugged[0].name} is the plug-in "
+                f"{plugged[0].model}, which a scorer does not serve; score with a job (action: inference)"
+            )
         try:
             index = FeatureIndex.from_bytes(read(FEATURE_INDEX_FILE))
             fixed_effects = {

@@ -40,12 +40,14 @@ class PluginFileFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitPlugin(Task):
-    """Have a plug-in fit its model; save it into PLUGIN_MODEL_FOLDER."""
+    """Have a plug-in fit its model; save it into PLUGIN_MODEL_FOLDER, which the first member of a gang does."""
 
     kind = "fit_plugin"
     use: PluginUse
     train: tuple[ShardInput, ...]
     validation: tuple[ShardInput, ...]
+    members: int = 1
+    """Workers that fit it together; with more than one, the unit's number is the member's rank."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

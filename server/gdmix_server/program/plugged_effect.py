@@ -38,9 +38,13 @@ def train_plugged_effect(
 ) -> Steps[Trained]:
     """Have a plug-in fit its model against the scores in `train` and `validation`, and score all rows."""
     use = plugin_use(config, prepared, step, coordinate)
-    fit = FitPlugin(output="", use=use, train=train, validation=validation)
-    rows = (sum(prepared.shards["train"].rows),)
-    outcome = yield from step.run("fit", f"fitting {coordinate.fixed_effect}", [fit], rows=rows)
+    members, rows = coordinate.members, (sum(prepared.shards["train"].rows),)
+    fit = FitPlugin(output="", use=use, train=train, validation=validation, members=members)
+    title = f"fitting {coordinate.fixed_effect}"
+    if members == 1:
+        outcome = yield from step.run("fit", title, [fit], rows=rows)
+    else:
+        outcome = yield from step.run_gang("fit", title, [fit] * members, rows=rows * members)
     fitted = cast("PluginFitted", outcome.results[0])
     for notice in fitted.notices:
         yield Report(notice=f"{step.coordinate}: {notice.text}", warning=notice.warning)

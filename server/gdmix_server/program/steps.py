@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from gdmix_core.tasks import Task
-from gdmix_server.state.model import Report, Stage, StageOutcome, UnitsOutcome, UnitStage
+from gdmix_server.state.model import GangStage, Report, Stage, StageOutcome, UnitsOutcome, UnitStage
 
 T = TypeVar("T")
 
@@ -57,6 +57,21 @@ class CoordinateStep:
                 coordinate=self.coordinate,
                 pass_number=self.pass_number,
                 arrays=arrays,
+                rows=rows,
+            )
+        )
+
+    def run_gang(
+        self, suffix: str, title: str, units: Sequence[Task], *, rows: tuple[int, ...] = ()
+    ) -> Steps[UnitsOutcome]:
+        """Run a stage of units of this coordinate at the same time; unit k is the gang's member of rank k."""
+        return _run(
+            GangStage(
+                name=self.stage(suffix),
+                title=self.title(title),
+                units=tuple(units),
+                coordinate=self.coordinate,
+                pass_number=self.pass_number,
                 rows=rows,
             )
         )

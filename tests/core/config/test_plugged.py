@@ -94,11 +94,6 @@ def test_all_mistakes_come_at_once_each_with_its_place() -> None:
         ("[genre]", "[age]", "coordinates.global: column 'age' is read 2 times; name it once"),
         (
             "fixed_effect: lightgbm\n    numeric: [age]\n    categorical: [genre]\n    early_stopping: {rounds: 7}",
-            "{fixed_effect: deep_text, text: [title], workers: 3}",
-            "coordinates.global: asks for 3 workers at once, which jobs do not give yet; allowed is 1",
-        ),
-        (
-            "fixed_effect: lightgbm\n    numeric: [age]\n    categorical: [genre]\n    early_stopping: {rounds: 7}",
             "{fixed_effect: deep_text, text: [{column: title, source: more}]}",
             "coordinates.global: column 'title': found source more; declared are none",
         ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -14,6 +16,7 @@ from gdmix_core.data.csr import SparseRows
 from gdmix_core.data.feature_index import FeatureIndex, IndexedColumn, fingerprint
 from gdmix_core.errors import DataError, StoreCorrupt, UsageError
 from gdmix_core.model import CoordinateManifest, ModelManifest
+from gdmix_core.model.manifest import PluginManifest
 from gdmix_core.scoring.record_cache import MIN_BYTES, RecordCache
 from gdmix_core.scoring.request import Columns, EncodedCandidates, EntityIds, FeatureRows
 from gdmix_core.scoring.scoring_model import Located, ScoringModel
@@ -259,3 +262,12 @@ def test_columns_that_the_model_does_not_know_are_counted():
 def test_parts_that_do_not_fit_together():
     with pytest.raises(StoreCorrupt, match="'global' has 2 coefficients, its manifest says 10"):
         ScoringModel(manifest(), feature_index(), {"global": np.zeros(2)})
+
+
+def test_a_plugged_in_fixed_effect_is_refused_by_name() -> None:
+    described = manifest()
+    plugin = PluginManifest(distribution="gdmix", version="1")
+    fixed = replace(described.coordinates[0], model="lightgbm", plugin=plugin)
+    described = replace(described, coordinates=(fixed, *described.coordinates[1:]))
+    with pytest.raises(UsageError, match=r"global is the plug-in lightgbm, which a scorer does not serve"):
+        ScoringModel.from_files(described, lambda name: pytest.fail(f"{name} was read"))

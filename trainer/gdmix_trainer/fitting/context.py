@@ -28,14 +28,22 @@ class ProcessContext:
     """
 
     def __init__(
-        self, link: ParentLink, *, task: Task, seed: int, threads: int, checkpoints: Path, logs: Path
+        self,
+        link: ParentLink,
+        *,
+        task: Task,
+        seed: int,
+        threads: int,
+        checkpoints: Path,
+        logs: Path,
+        gang: Gang | None = None,
     ) -> None:
         self.task = task
         self.seed = seed
         self.threads = threads
         self.checkpoints = checkpoints
         self.logs = logs
-        self.gang: Gang | None = None
+        self.gang = gang
         self.steps = 0
         self.notices: list[PluginNotice] = []
         self._link = link

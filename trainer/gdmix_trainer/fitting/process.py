@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 import numpy as np
 
 from gdmix_core.errors import DataError, GdmixError, InternalError, JobFailed
-from gdmix_core.fixed_effects.plugin import FitData, FixedEffectModel, FixedEffectPlugin, Task
+from gdmix_core.fixed_effects.plugin import FitData, FixedEffectModel, FixedEffectPlugin, Gang, Task
 from gdmix_core.fixed_effects.registry import InstalledPlugin, find_plugin, load_plugin, missing_dependency
 from gdmix_core.logs import configure_logging
 from gdmix_core.parent_link import ParentLink
@@ -88,6 +88,10 @@ def fit(task: FitPlugin, request: WorkRequest, link: ParentLink) -> PluginFitted
     )
     model = plugin.fit(options, data, context)
     installed = find_plugin(use.plugin)
+    if request.rank > 0:  # the first member's is kept
+        return PluginFitted(
+            distribution=installed.distribution, version=installed.version, files={}, seconds=0.0
+        )
     directory = saved(model, Path(task.output), installed)
     files = list_plugin_files(directory, use.coordinate)
     return PluginFitted(
@@ -150,6 +154,7 @@ def context_of(use: PluginUse, request: WorkRequest, link: ParentLink) -> Proces
         threads=request.threads,
         checkpoints=checkpoints,
         logs=logs,
+        gang=Gang(request.rank, request.addresses) if request.addresses else None,
     )
 
 

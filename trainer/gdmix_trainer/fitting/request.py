@@ -27,3 +27,7 @@ class WorkRequest:
     """Directory that outlives attempts of the unit."""
     logs: str
     """Directory for event files."""
+    rank: int = 0
+    """Of a gang's member."""
+    addresses: tuple[str, ...] = ()
+    """HOST:PORT of a gang's members by rank; none where one process fits."""

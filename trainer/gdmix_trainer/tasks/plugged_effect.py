@@ -17,14 +17,16 @@ from gdmix_core.tasks import (
 from gdmix_trainer.context import TaskContext
 from gdmix_trainer.fitting.child import run_in_process
 from gdmix_trainer.fitting.request import WorkRequest
+from gdmix_trainer.gang import Gang
 
 _CHECKPOINTS = "checkpoints"
 _LOGS = "logs"
 
 
 def fit(task: FitPlugin, context: TaskContext) -> PluginFitted:
-    """Have the plug-in fit its model; raises as `run_in_process`."""
-    return cast("PluginFitted", _in_process(task, context))
+    """Have the plug-in fit its model, together with the other members of its gang; raises as `run_in_process`."""
+    gang = context.gang() if task.members > 1 else None
+    return cast("PluginFitted", _in_process(task, context, gang))
 
 
 def score(task: ScorePlugin, context: TaskContext) -> PluginScored:
@@ -32,7 +34,7 @@ def score(task: ScorePlugin, context: TaskContext) -> PluginScored:
     return cast("PluginScored", _in_process(task, context))
 
 
-def _in_process(task: FitPlugin | ScorePlugin, context: TaskContext) -> TaskResult:
+def _in_process(task: FitPlugin | ScorePlugin, context: TaskContext, gang: Gang | None = None) -> TaskResult:
     # An attempt's directory lies in that of its stage, which lies in that of its job: <.gdmix>/<job>/<stage>/<attempt>.
     stage = Path(task.output).parent
     request = WorkRequest(
@@ -40,6 +42,8 @@ def _in_process(task: FitPlugin | ScorePlugin, context: TaskContext) -> TaskResu
         task_json=to_json(task),
         threads=context.threads,
         checkpoints=str(stage / _CHECKPOINTS),
+        rank=gang.rank if gang else 0,
+        addresses=gang.addresses if gang else (),
         logs=str(stage.parents[1] / _LOGS / stage.parent.name / stage.name),
     )
     return result_from_json(task.kind, run_in_process(request, task.use.plugin, context))
