@@ -23,8 +23,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 PREFIX: Final = "gdmix_scorer"
-Phase = Literal["queue", "decode", "store", "compute", "total"]
-PHASES: Final[tuple[Phase, ...]] = ("queue", "decode", "store", "compute", "total")
+Phase = Literal["queue", "decode", "plugin", "store", "compute", "total"]
+PHASES: Final[tuple[Phase, ...]] = ("queue", "decode", "plugin", "store", "compute", "total")
 SECONDS_BUCKETS: Final = (
     *(0.0001, 0.0002, 0.0003, 0.0005, 0.00075),
     *(0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075),

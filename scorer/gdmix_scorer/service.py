@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from gdmix_core.errors import (
@@ -16,7 +17,7 @@ from gdmix_core.errors import (
     UsageError,
     VersionGone,
 )
-from gdmix_core.scoring.request import Columns, EncodedCandidates
+from gdmix_core.scoring.request import Columns, EncodedCandidates, Float64Array
 from gdmix_core.scoring.scoring_model import Located, ScoringModel
 from gdmix_scorer.access_log import AccessLog, LoggedAnswer, LoggedCall
 from gdmix_scorer.calls import Form, ModelChoice, ScoreAnswer, ScoreCall
@@ -49,6 +50,7 @@ class Scoring:
         self._coefficients = coefficients
         self._metrics = metrics
         self._log = access_log
+        self._plugins = ThreadPoolExecutor(1, "plug-ins")
 
     def admit(self, deadline: Deadline) -> None:
         """Refuse a request that cannot be answered in time, before any work is done.
@@ -132,11 +134,12 @@ class Scoring:
                 scoring.check(request)
             timing.request = request
             timing.phase("decode")
+            plugged = await self._score_plugged(scoring, request, deadline, timing)
             if gone is None:
                 located, reason = await self._locate(version, request, deadline, timing)
             else:
                 located, reason = self._by_policy(scoring, gone)
-            scores = scoring.score(request, located)
+            scores = scoring.score(request, located, plugged)
             timing.phase("compute")
             return ScoreAnswer(
                 model=version.model,
@@ -148,6 +151,22 @@ class Scoring:
             )
         finally:
             version.end()
+
+    async def _score_plugged(
+        self, scoring: ScoringModel, request: EncodedCandidates, deadline: Deadline, timing: Timing
+    ) -> Float64Array | None:
+        """Have plug-ins score, in a thread of their own; before coefficients are located, which must not wait."""
+        if not scoring.plugged:
+            return None
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(deadline.remaining_seconds):
+                scores = await loop.run_in_executor(self._plugins, scoring.score_plugged, request)
+        except TimeoutError:
+            deadline.check()
+            raise
+        timing.phase("plugin")
+        return scores
 
     async def _locate(
         self, version: Version, request: EncodedCandidates, deadline: Deadline, timing: Timing

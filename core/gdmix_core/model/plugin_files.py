@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gdmix_core.errors import DataError, InternalError, StoreCorrupt
@@ -67,12 +67,27 @@ def fetch_plugin_files(
         VersionGone: the version is not complete.
         StoreCorrupt: a file is lost, or is not that of the manifest.
     """
+    write_plugin_files(lambda name: store.read_blob(model, version, name), manifest, directory)
+
+
+def write_plugin_files(
+    read: Callable[[str], bytes], manifest: CoordinateManifest, directory: str | Path
+) -> None:
+    """Write the files of a plug-in's model into an existing directory, one at a time.
+
+    Args:
+        read: returns the contents of a file of the version by its name.
+        manifest: of the coordinate.
+        directory: where they go.
+
+    Raises:
+        StoreCorrupt: a file is not that of the manifest.
+    """
     for name, expected in _expected(manifest):
-        data = store.read_blob(model, version, plugin_file_name(manifest.name, name))
+        data = read(plugin_file_name(manifest.name, name))
         if hashlib.sha256(data).hexdigest() != expected.sha256:
             raise StoreCorrupt(
-                f"file {name!r} of coordinate {manifest.name!r} of version {version} of model {model!r} is not "
-                "that of the manifest (sha256 differs)"
+                f"file {name!r} of coordinate {manifest.name!r} is not that of the manifest (sha256 differs)"
             )
         path = Path(directory) / name
         path.parent.mkdir(parents=True, exist_ok=True)

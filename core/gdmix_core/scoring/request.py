@@ -74,6 +74,7 @@ class EncodedCandidates:
         fixed_effect_scores: float64[candidates] or float64[1], scores of an outside fixed effect.
         schema_fingerprint: of the index, 16 hex digits; "" where there are no features.
         unknown_features: values that the index does not know, by `<bag>.<column>`.
+        inputs: by coordinate that is plugged in, its columns, one row a candidate.
     """
 
     candidates: int
@@ -82,6 +83,7 @@ class EncodedCandidates:
     fixed_effect_scores: Float64Array | None = None
     schema_fingerprint: str = ""
     unknown_features: Mapping[str, int] = field(default_factory=dict)
+    inputs: Mapping[str, pa.RecordBatch] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

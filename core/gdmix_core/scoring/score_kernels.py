@@ -34,7 +34,7 @@ _SEARCH_FACTOR: Final = 8
 KIND: Final = 0
 INTERCEPT: Final = 1
 WEIGHTS: Final = 2
-"""Fixed effect: where its coefficients begin."""
+"""Fixed effect: where its coefficients begin. One whose scores are given: which row of them."""
 ENTITIES: Final = 3
 """Random effect: number of its entity column."""
 SHIFTS: Final = 4
@@ -233,7 +233,7 @@ def score(
         places: int64, where the entities' entries are, one random effect behind the other; negative: no entry.
         entity_columns: int64[random effects, 2]: where an effect's places begin, and 0 if it has one place for all
             candidates, 1 if one for each.
-        external: float64[candidates], or float64[1] for all: scores of an outside fixed effect.
+        external: float64[given, candidates], or float64[given, 1] for all: scores of fixed effects that others compute.
         loss: number of the loss, for the means.
         contributions: float64[coordinates, candidates], written.
         scores: float64[candidates], written: the sums of the contributions.
@@ -247,10 +247,11 @@ def score(
     for c in range(coordinates.shape[0]):
         kind = coordinates[c, KIND]
         if kind == EXTERNAL:
-            step = 1 if external.size > 1 else 0
+            given = external[coordinates[c, WEIGHTS]]
+            step = 1 if given.size > 1 else 0
             for i in range(candidates):
-                contributions[c, i] = external[step * i]
-                scores[i] += external[step * i]
+                contributions[c, i] = given[step * i]
+                scores[i] += given[step * i]
             continue
         first_place = np.int64(0)
         step = 0
@@ -320,8 +321,8 @@ def _warm_up() -> None:
     check_rows(whole, kernel_input([], np.int32), kernel_input([], np.float64), 1)
     score(
         np.zeros(8, np.int64), table, numbers, np.zeros(1), np.zeros((1, 4), np.int64), whole, narrow, numbers,
-        kernel_input([-1, -1], np.int64), kernel_input(np.zeros((1, 2)), np.int64), numbers, 0,
-        np.zeros((1, 1)), np.zeros(1), np.zeros(1),
+        kernel_input([-1, -1], np.int64), kernel_input(np.zeros((1, 2)), np.int64),
+        kernel_input([[0.0]], np.float64), 0, np.zeros((1, 1)), np.zeros(1), np.zeros(1),
     )  # fmt: skip
 
 

@@ -16,12 +16,13 @@ from gdmix_core.data.column_values import entity_ids, number_values
 from gdmix_core.data.csr import bag_shifts
 from gdmix_core.data.encoding import RowEncoder
 from gdmix_core.data.feature_index import FeatureIndex
-from gdmix_core.data.row_checks import Fault
 from gdmix_core.errors import DataError, StoreCorrupt, UsageError
 from gdmix_core.model.coefficients import read_fixed_effect
 from gdmix_core.model.directory import FEATURE_INDEX_FILE, FIXED_EFFECT_FILE
 from gdmix_core.model.manifest import CoordinateManifest, ModelManifest
 from gdmix_core.scoring import score_kernels as kernels
+from gdmix_core.scoring.faults import raise_faults
+from gdmix_core.scoring.plugged_effects import PluggedEffect
 from gdmix_core.scoring.record_cache import new_scope
 from gdmix_core.scoring.request import Columns, EncodedCandidates, EntityIds, FeatureRows, Scores
 from gdmix_core.solvers.losses import Loss
@@ -78,7 +79,11 @@ class ScoringModel:
     """A version of a model, read-only; only one thread at a time may score by it."""
 
     def __init__(
-        self, manifest: ModelManifest, index: FeatureIndex, fixed_effects: Mapping[str, Float64Array]
+        self,
+        manifest: ModelManifest,
+        index: FeatureIndex,
+        fixed_effects: Mapping[str, Float64Array],
+        plugged: Sequence[PluggedEffect] = (),
     ) -> None:
         """Take a version apart.
 
@@ -86,6 +91,7 @@ class ScoringModel:
             manifest: of the version.
             index: its feature index.
             fixed_effects: coefficients, intercept first where there is one, by native fixed effect.
+            plugged: fixed effects that are plugged in, in training order.
 
         Raises:
             StoreCorrupt: the parts do not fit together.
@@ -102,9 +108,10 @@ class ScoringModel:
         self._entity_columns = frozenset(self.entity_columns)
         self.columns = index.columns
         self.feature_columns = frozenset(column.column.column for column in index.columns)
+        self.plugged = tuple(plugged)
         self._list_columns = frozenset(
             column.column.column for column in index.columns if column.column.kind in {"list", "vector"}
-        )
+        ).union(*(effect.list_columns for effect in self.plugged))
         self._external = any(c.model == EXTERNAL for c in manifest.fixed_effects())
         self._offset = manifest.offset_column
         if index.schema_fingerprint != manifest.schema_fingerprint:
@@ -123,24 +130,19 @@ class ScoringModel:
 
         Raises:
             StoreCorrupt: a file is damaged, or they do not fit together.
-            UsageError: a fixed effect is plugged in.
+            GdmixError: a plug-in is not installed, or cannot load its model.
         """
-        plugged = [c for c in manifest.fixed_effects() if c.plugin is not None]
-        if plugged:
-            raise UsageError(
-                f"version {manifest.version} of model {manifest.model!r}: {plugged[0].name} is the plug-in "
-                f"{plugged[0].model}, which a scorer does not serve; score with a job (action: inference)"
-            )
         try:
             index = FeatureIndex.from_bytes(read(FEATURE_INDEX_FILE))
             fixed_effects = {
                 c.name: read_fixed_effect(read(f"{c.name}/{FIXED_EFFECT_FILE}")).coefficients
                 for c in manifest.fixed_effects()
-                if c.model != EXTERNAL
+                if c.model != EXTERNAL and c.plugin is None
             }
+            plugged = [PluggedEffect.load(c, read) for c in manifest.fixed_effects() if c.plugin is not None]
         except DataError as error:
             raise StoreCorrupt(f"version {manifest.version} of model {manifest.model!r}: {error}") from error
-        return cls(manifest, index, fixed_effects)
+        return cls(manifest, index, fixed_effects, plugged)
 
     @property
     def name(self) -> str:
@@ -164,12 +166,15 @@ class ScoringModel:
         if self._offset:
             rows.append([kernels.EXTERNAL, 0, 0, 0, *(-1 for _ in self._bags)])
         weights: list[Float64Array] = []
-        randoms = 0
+        randoms, given = 0, int(self.needs_fixed_effect_scores)
         for c in self.manifest.coordinates:
             row = [kernels.FIXED, int(c.intercept), 0, 0, *self._shifts(c)]
             if c.kind == "random_effect":
                 row[kernels.KIND], row[kernels.ENTITIES] = kernels.RANDOM, randoms
                 randoms += 1
+            elif c.plugin is not None:
+                row[kernels.KIND], row[kernels.WEIGHTS] = kernels.EXTERNAL, given
+                given += 1
             elif c.model == EXTERNAL:
                 row[kernels.KIND] = kernels.EXTERNAL
             else:
@@ -215,7 +220,11 @@ class ScoringModel:
         for context, names in ((True, self.feature_columns - own), (False, own)):
             if names:
                 features += self._encoded(columns, names, context, unknown)
-        known = self.feature_columns | set(self.entity_columns) | {self._offset}
+        known = self.feature_columns.union(
+            self.entity_columns,
+            {self._offset},
+            *({c.name for c in effect.columns} for effect in self.plugged),
+        )
         for name in columns.context.keys() | columns.per_candidate.keys():
             if name not in known:
                 unknown[name] = columns.candidates if name in columns.per_candidate else 1
@@ -226,6 +235,7 @@ class ScoringModel:
             fixed_effect_scores=self._outside_scores(columns),
             schema_fingerprint=self.manifest.schema_fingerprint,
             unknown_features=unknown,
+            inputs={effect.name: effect.inputs(columns) for effect in self.plugged},
         )
 
     def plain(self, columns: Columns) -> Columns:
@@ -257,7 +267,7 @@ class ScoringModel:
         batch = encoder.encode(
             {name: given[name] if name in given else pa.nulls(rows) for name in names}, rows
         )
-        _raise_faults(batch.faults, context)
+        raise_faults(batch.faults, context)
         unknown.update(batch.unknown)
         return [FeatureRows(bag, context, matrix) for bag, matrix in encoder.join([batch]).items()]
 
@@ -267,7 +277,7 @@ class ScoringModel:
         if array is None:
             return EntityIds(True, ByteStrings.of([b""]))
         found, faults = entity_ids(array, name)
-        _raise_faults(faults, context)
+        raise_faults(faults, context)
         return EntityIds(context, found.ids)
 
     def _outside_scores(self, columns: Columns) -> Float64Array | None:
@@ -279,7 +289,7 @@ class ScoringModel:
         if array is None:
             return None
         numbers = number_values(array, self._offset)
-        _raise_faults(numbers.faults, context)
+        raise_faults(numbers.faults, context)
         return numbers.values
 
     def unknown_columns(self, request: EncodedCandidates) -> Mapping[str, int]:
@@ -297,6 +307,11 @@ class ScoringModel:
         Raises:
             UsageError: they are not for this version's index, or break a rule; the message names the field.
         """
+        if self.plugged:
+            raise UsageError(
+                f"{self.name}: {self.plugged[0].name} is the plug-in {self.plugged[0].plugin}, which reads data "
+                "columns: send these instead of encoded features"
+            )
         if not request.features:
             return
         if request.schema_fingerprint != self.manifest.schema_fingerprint:
@@ -327,24 +342,45 @@ class ScoringModel:
             if fault:
                 raise UsageError(f"{where}, row {row}: {_ROW_FAULTS[fault].format(last=size - 1)}")
 
-    def score(self, request: EncodedCandidates, located: Located) -> Scores:
+    def score_plugged(self, request: EncodedCandidates) -> Float64Array:
+        """Return the scores of the fixed effects that are plugged in, float64[effects, candidates]; takes its time.
+
+        Raises:
+            InternalError: a plug-in fails.
+        """
+        scores = np.empty((len(self.plugged), request.candidates))
+        for row, effect in zip(scores, self.plugged, strict=True):
+            row[:] = effect.score(request.inputs[effect.name])
+        return scores
+
+    def score(
+        self, request: EncodedCandidates, located: Located, plugged: Float64Array | None = None
+    ) -> Scores:
         """Score all candidates in one compiled pass.
 
         Args:
             request: encoded by this version's index, checked.
             located: the entities' coefficients.
+            plugged: what `score_plugged` returned.
 
         Raises:
             UsageError: scores of an outside fixed effect are missing, or the model has no use for them.
         """
-        outside = self._checked_outside(request)
+        outside = self._checked_outside(request)[None, :]
+        if self.plugged:
+            assert plugged is not None
+            rows = (
+                [np.broadcast_to(outside, (1, request.candidates))] if self.needs_fixed_effect_scores else []
+            )
+            outside = np.concatenate([*rows, plugged])
         candidates = request.candidates
         contributions = np.empty((len(self._coordinates), candidates))
         scores, predictions = np.empty(candidates), np.empty(candidates)
         blocks, bounds, indices, values = _blocks(request.features, self._bags)
         kernels.score(
             located.words, self._coordinates, self._weights, self._scratch, blocks, bounds, indices, values,
-            located.places, located.spans, outside, self._loss, contributions, scores, predictions,
+            located.places, located.spans, kernel_input(outside, np.float64), self._loss,
+            contributions, scores, predictions,
         )  # fmt: skip
         return Scores(scores, predictions, contributions, located.unknown)
 
@@ -394,16 +430,6 @@ def _arrays(
     bounds: Int64Array, indices: npt.NDArray[np.int32], values: Float64Array
 ) -> tuple[Int64Array, npt.NDArray[np.int32], Float64Array]:
     return kernel_input(bounds, np.int64), kernel_input(indices, np.int32), kernel_input(values, np.float64)
-
-
-def _raise_faults(faults: Sequence[Fault], context: bool) -> None:
-    """Raise one DataError for the first fault of a request's columns, counting the candidates from 0."""
-    for fault in faults:
-        where = "context" if context else f"candidates[{fault.rows[0]}]"
-        more = f" (and {len(fault.rows) - 1} more candidates)" if len(fault.rows) > 1 else ""
-        raise DataError(
-            f"{where}: column {fault.column!r} holds {fault.found[0]}{more}; allowed: {fault.allowed}"
-        )
 
 
 def _list(names: Mapping[str, object]) -> str:

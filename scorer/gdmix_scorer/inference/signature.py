@@ -8,6 +8,7 @@ from typing import Final
 
 from gdmix_core.data.feature_index import IndexedColumn
 from gdmix_core.errors import UsageError
+from gdmix_core.model.manifest import PluginColumn
 from gdmix_core.scoring.request import Float64Array
 from gdmix_core.scoring.scoring_model import ScoringModel
 from gdmix_scorer.calls import ScoreAnswer
@@ -35,11 +36,22 @@ class TensorSpec:
 def inputs_of(scoring: ScoringModel) -> list[TensorSpec]:
     """Return the inputs of a model: its data columns, and the score of an outside fixed effect if it needs one."""
     specs = {column.column.column: _feature(column) for column in scoring.columns}
+    for effect in scoring.plugged:
+        for input_column in effect.columns:
+            specs.setdefault(input_column.name, _input(input_column))
     for name in scoring.entity_columns:
         specs.setdefault(name, TensorSpec(name, "BYTES"))
     if scoring.needs_fixed_effect_scores:
         specs[FIXED_EFFECT_SCORE] = TensorSpec(FIXED_EFFECT_SCORE, "FP64")
     return list(specs.values())
+
+
+def _input(column: PluginColumn) -> TensorSpec:
+    if column.kind == "number":
+        return TensorSpec(column.name, "FP64")
+    if column.kind in {"vector", "sparse"}:
+        return TensorSpec(column.name, "FP64", (ANY, column.dimension or ANY))
+    return TensorSpec(column.name, "BYTES", (ANY, ANY) if column.kind == "strings" else (ANY,))
 
 
 def _feature(column: IndexedColumn) -> TensorSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,8 @@ from gdmix_core.data.csr import SparseRows
 from gdmix_core.data.feature_index import FeatureIndex, IndexedColumn, fingerprint
 from gdmix_core.errors import DataError, StoreCorrupt, UsageError
 from gdmix_core.model import CoordinateManifest, ModelManifest
-from gdmix_core.model.manifest import PluginManifest
+from gdmix_core.model.directory import FEATURE_INDEX_FILE
+from gdmix_core.model.manifest import PluginFile, PluginManifest
 from gdmix_core.scoring.record_cache import MIN_BYTES, RecordCache
 from gdmix_core.scoring.request import Columns, EncodedCandidates, EntityIds, FeatureRows
 from gdmix_core.scoring.scoring_model import Located, ScoringModel
@@ -264,10 +266,14 @@ def test_parts_that_do_not_fit_together():
         ScoringModel(manifest(), feature_index(), {"global": np.zeros(2)})
 
 
-def test_a_plugged_in_fixed_effect_is_refused_by_name() -> None:
+def test_the_files_of_a_plugged_in_fixed_effect_are_checked(tmp_path: Path) -> None:
     described = manifest()
-    plugin = PluginManifest(distribution="gdmix", version="1")
+    feature_index().save(tmp_path / "index")
+    plugin = PluginManifest(
+        distribution="gdmix", version="1", files={"trees.txt": PluginFile(sha256="0" * 64, size=5)}
+    )
     fixed = replace(described.coordinates[0], model="lightgbm", plugin=plugin)
     described = replace(described, coordinates=(fixed, *described.coordinates[1:]))
-    with pytest.raises(UsageError, match=r"global is the plug-in lightgbm, which a scorer does not serve"):
-        ScoringModel.from_files(described, lambda name: pytest.fail(f"{name} was read"))
+    files = {"global/plugin/trees.txt": b"trees", FEATURE_INDEX_FILE: (tmp_path / "index").read_bytes()}
+    with pytest.raises(StoreCorrupt, match=r"'trees.txt' of coordinate 'global' is not that of the manifest"):
+        ScoringModel.from_files(described, files.__getitem__)
